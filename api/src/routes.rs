@@ -1,0 +1,121 @@
+//! The paths of the API, each in one place for both sides.
+//!
+//! | method, path | body | answer |
+//! | --- | --- | --- |
+//! | `GET /status` | | [`Report`](crate::Report) |
+//! | `GET /metrics` | | Prometheus text |
+//! | `POST /connect` | [`Connect`](crate::types::Connect) | 204 |
+//! | `POST /forget` | [`Forget`](crate::types::Forget) | 204 |
+//! | `POST /stop` | | 204, then the router ends |
+//! | `POST /reset-prepare` | | [`HandedOver`](crate::types::HandedOver) |
+//! | `DELETE /peer/{peer}` (name or nickname) | | [`TakenOver`](crate::types::TakenOver) |
+//! | `POST /ip/{container}` | [`Allocate`](crate::types::Allocate) | [`Address`](crate::types::Address), when there is one |
+//! | `PUT /ip/{container}` | [`Claim`](crate::types::Claim) | [`Address`](crate::types::Address) |
+//! | `GET /ip/{container}` | | [`Addresses`](crate::types::Addresses), none is no error |
+//! | `DELETE /ip/{container}` | | [`Addresses`](crate::types::Addresses) that were freed |
+//! | `DELETE /ip/{container}/{ip}` | | 204 |
+//! | `POST /prime` | | 204, when the ring exists |
+//! | `GET /network` | | [`Network`](crate::types::Network) |
+//! | `PUT /name` | [`AddName`](crate::types::AddName) | 204 |
+//! | `DELETE /name` | [`RemoveNames`](crate::types::RemoveNames) | [`RemovedNames`](crate::types::RemovedNames) |
+//! | `GET /name/{name}` | | [`Found`](crate::types::Found) |
+//! | `POST /expose` | [`Expose`](crate::types::Expose) | 204 |
+//! | `DELETE /expose` | [`Hide`](crate::types::Hide) | 204 |
+//!
+//! Refusals are a [`Refusal`](crate::types::Refusal) with 400 (the request is wrong), 404 (no such
+//! container, name, peer, or that part is switched off), 409 (somebody else has it) or 503 (not at
+//! present). `POST /ip`, `PUT /ip` and `POST /prime` may wait for other peers; a caller that goes
+//! away withdraws its request. `GET /status` and `GET /metrics` are answered on the status address
+//! too.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use crate::ContainerId;
+
+/// Where the router listens unless told otherwise; root only.
+pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
+
+/// The report.
+pub const STATUS: &str = "/status";
+/// Prometheus metrics.
+pub const METRICS: &str = "/metrics";
+/// Add or replace targets.
+pub const CONNECT: &str = "/connect";
+/// Drop targets.
+pub const FORGET: &str = "/forget";
+/// End the router.
+pub const STOP: &str = "/stop";
+/// Hand our address space to another peer.
+pub const RESET_PREPARE: &str = "/reset-prepare";
+/// Take a dead peer's address space over.
+pub const PEER: &str = "/peer/{peer}";
+/// All addresses of a container.
+pub const IP: &str = "/ip/{container}";
+/// One address of a container.
+pub const IP_ADDR: &str = "/ip/{container}/{ip}";
+/// Wait for the ring.
+pub const PRIME: &str = "/prime";
+/// What attaching needs to know.
+pub const NETWORK: &str = "/network";
+/// Add and remove records.
+pub const NAME: &str = "/name";
+/// Look a name up.
+pub const NAME_LOOKUP: &str = "/name/{name}";
+/// The host's own addresses on the network.
+pub const EXPOSE: &str = "/expose";
+
+/// The path of one peer, by name or nickname.
+pub fn peer(peer: &str) -> String {
+    format!("/peer/{}", segment(peer))
+}
+
+/// The path of a container's addresses.
+pub fn ip(container: &ContainerId) -> String {
+    format!("/ip/{}", segment(container.as_str()))
+}
+
+/// The path of one address of a container.
+pub fn ip_addr(container: &ContainerId, addr: IpAddr) -> String {
+    format!(
+        "/ip/{}/{}",
+        segment(container.as_str()),
+        segment(&addr.to_string())
+    )
+}
+
+/// The path of a name.
+pub fn name_lookup(name: &str) -> String {
+    format!("/name/{}", segment(name))
+}
+
+/// One path segment: all but RFC 3986's unreserved characters in percent form.
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(byte.into());
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_an_id_stays_one_segment() {
+        let id = ContainerId::new("netns:/run/netns/ä").unwrap();
+        assert_eq!(ip(&id), "/ip/netns%3A%2Frun%2Fnetns%2F%C3%A4");
+        let addr = "10.32.0.1".parse().unwrap();
+        assert_eq!(
+            ip_addr(&ContainerId::expose(), addr),
+            "/ip/weft%3Aexpose/10.32.0.1"
+        );
+        assert_eq!(peer("a/../b?c#d"), "/peer/a%2F..%2Fb%3Fc%23d");
+    }
+}
