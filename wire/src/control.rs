@@ -109,11 +109,17 @@ pub enum RefusalReason {
     Duplicate,
     /// Too many handshakes with a wrong password came from this address.
     Throttled,
+    /// The control connection works, but no heartbeat comes back over UDP.
+    NoHeartbeat,
+    /// The sender is being stopped. Not a fault.
+    Stopping,
+    /// What the other side sent makes no sense here.
+    Protocol,
 }
 
 impl RefusalReason {
     /// Every reason, in wire order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::WrongPassword,
         Self::PasswordOnOneSide,
         Self::OtherCluster,
@@ -125,6 +131,9 @@ impl RefusalReason {
         Self::Range,
         Self::Duplicate,
         Self::Throttled,
+        Self::NoHeartbeat,
+        Self::Stopping,
+        Self::Protocol,
     ];
 
     /// The name of the reason as a metric label.
@@ -141,6 +150,28 @@ impl RefusalReason {
             Self::Range => "range",
             Self::Duplicate => "duplicate",
             Self::Throttled => "throttled",
+            Self::NoHeartbeat => "no_heartbeat",
+            Self::Stopping => "stopping",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// The reason in a few words for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::WrongPassword => "wrong password",
+            Self::PasswordOnOneSide => "password on one side only",
+            Self::OtherCluster => "other cluster",
+            Self::Version => "no protocol version in common",
+            Self::NameClash | Self::Clone => "name clash",
+            Self::OwnAddress => "cannot connect to ourselves",
+            Self::Limit => "connection limit reached",
+            Self::Range => "address ranges differ",
+            Self::Duplicate => "duplicate connection",
+            Self::Throttled => "too many wrong passwords",
+            Self::NoHeartbeat => "no UDP heartbeat",
+            Self::Stopping => "stopping",
+            Self::Protocol => "protocol error",
         }
     }
 
@@ -170,6 +201,17 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal with its words, cut to what may be sent.
+    pub fn new(reason: RefusalReason, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        let mut end = text.len().min(MAX_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        Self { reason, text }
+    }
+
     /// Appends the refusal's fields.
     pub fn write(&self, w: &mut Writer) {
         w.u8(self.reason.code()).text(&self.text);
@@ -471,6 +513,13 @@ mod tests {
             key: [0xab; 32],
         };
         assert!(!format!("{key:?}").contains("171"));
+    }
+
+    #[test]
+    fn overlong_words_of_a_refusal_are_cut_and_read_back() {
+        let refusal = Refusal::new(RefusalReason::Range, "é".repeat(400));
+        let message = Control::Refusal(refusal);
+        assert_eq!(Control::parse(&message.emit()), Ok(message));
     }
 
     proptest! {
