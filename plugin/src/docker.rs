@@ -1,0 +1,291 @@
+//! What is asked of Docker: which process a container is, and what it is called.
+//!
+//! Only a local unix socket will do: the namespaces of a container on another host are out of reach.
+//! Nothing here runs inside a call that Docker makes to a plugin; it would wait for itself.
+
+use std::path::{Path, PathBuf};
+
+use bollard::errors::Error as BollardError;
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use thiserror::Error;
+use weft_api::{ContainerId, ContainerIdError};
+
+/// A Docker daemon on this host.
+#[derive(Debug)]
+pub struct Docker {
+    api: bollard::Docker,
+    socket: PathBuf,
+}
+
+/// What Docker says of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerContainer {
+    /// Its whole id.
+    pub id: ContainerId,
+    /// Its name, without the slash Docker puts before it.
+    pub name: String,
+    /// `--hostname`, with `--domainname` behind it if there is one.
+    pub hostname: Option<String>,
+    /// Its first process, while it runs.
+    pub pid: Option<u32>,
+}
+
+/// Why Docker does not tell.
+#[derive(Debug, Error)]
+pub enum DockerError {
+    /// There is no daemon.
+    #[error("there is no Docker on this host ({} does not exist): name the container as pid:N or netns:NAME", socket.display())]
+    Absent {
+        /// Where its socket would be.
+        socket: PathBuf,
+    },
+    /// The daemon is somewhere else.
+    #[error(
+        "DOCKER_HOST={0} is not a unix socket (unix:///PATH): containers can be attached on their own host only"
+    )]
+    Remote(String),
+    /// No such container.
+    #[error("no container is called {0}: see `docker ps`")]
+    NoContainer(String),
+    /// The daemon answered something else than it should.
+    #[error("Docker's answer about {name} has no {field}")]
+    Incomplete {
+        /// The container asked for.
+        name: String,
+        /// What is missing.
+        field: &'static str,
+    },
+    /// The id is not one we can keep.
+    #[error(transparent)]
+    Id(#[from] ContainerIdError),
+    /// The daemon could not be asked.
+    #[error("cannot ask Docker on {}: {source}", socket.display())]
+    Api {
+        /// Its socket.
+        socket: PathBuf,
+        /// What went wrong.
+        source: BollardError,
+    },
+}
+
+impl Docker {
+    /// Opens the daemon that `DOCKER_HOST` or the usual socket leads to.
+    ///
+    /// # Errors
+    /// There is none, it is remote, or it does not answer.
+    pub async fn open() -> Result<Self, DockerError> {
+        let host = std::env::var("DOCKER_HOST").ok();
+        Self::open_at(&socket(host.as_deref())?).await
+    }
+
+    /// Opens the daemon on this socket.
+    ///
+    /// # Errors
+    /// There is none, or it does not answer.
+    pub async fn open_at(socket: &Path) -> Result<Self, DockerError> {
+        if !socket.exists() {
+            let socket = socket.to_owned();
+            return Err(DockerError::Absent { socket });
+        }
+        let failed = |source| DockerError::Api {
+            socket: socket.to_owned(),
+            source,
+        };
+        let path = socket.to_string_lossy();
+        let api = bollard::Docker::connect_with_unix(
+            &path,
+            TIMEOUT_SECONDS,
+            bollard::API_DEFAULT_VERSION,
+        )
+        .map_err(failed)?;
+        // A daemon refuses versions newer than its own.
+        let api = api.negotiate_version().await.map_err(failed)?;
+        let socket = socket.to_owned();
+        Ok(Self { api, socket })
+    }
+
+    /// Looks a container up by name or id; it need not run.
+    ///
+    /// # Errors
+    /// There is no such container, or the daemon's answer is of no use.
+    pub async fn inspect(&self, name: &str) -> Result<DockerContainer, DockerError> {
+        let found = self.api.inspect_container(name, None).await;
+        let found = found.map_err(|source| {
+            if is_not_found(&source) {
+                return DockerError::NoContainer(name.to_owned());
+            }
+            self.failed(source)
+        })?;
+        container(name, found)
+    }
+
+    /// Ids of all running containers.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn running(&self) -> Result<Vec<ContainerId>, DockerError> {
+        let all = self.api.list_containers(None).await;
+        let all = all.map_err(|source| self.failed(source))?;
+        let id = |summary: ContainerSummary| summary.id;
+        let ids = all.into_iter().filter_map(id);
+        ids.map(|id| Ok(ContainerId::new(id)?)).collect()
+    }
+
+    fn failed(&self, source: BollardError) -> DockerError {
+        DockerError::Api {
+            socket: self.socket.clone(),
+            source,
+        }
+    }
+}
+
+const fn is_not_found(error: &BollardError) -> bool {
+    matches!(
+        error,
+        BollardError::DockerResponseServerError {
+            status_code: 404,
+            ..
+        }
+    )
+}
+
+/// The socket a value of `DOCKER_HOST` means.
+fn socket(docker_host: Option<&str>) -> Result<PathBuf, DockerError> {
+    match docker_host {
+        None | Some("") => Ok(PathBuf::from(DEFAULT_SOCKET)),
+        Some(host) => match host.strip_prefix("unix://") {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => Err(DockerError::Remote(host.to_owned())),
+        },
+    }
+}
+
+fn container(name: &str, found: ContainerInspectResponse) -> Result<DockerContainer, DockerError> {
+    let missing = |field| DockerError::Incomplete {
+        name: name.to_owned(),
+        field,
+    };
+    let id = found.id.ok_or_else(|| missing("id"))?;
+    let state = found.state.ok_or_else(|| missing("state"))?;
+    let full_name = found.name.ok_or_else(|| missing("name"))?;
+    let running = state.running.unwrap_or(false);
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok());
+    let config = found.config.unwrap_or_default();
+    let hostname = config.hostname.filter(|h| !h.is_empty());
+    let domain = config.domainname.filter(|d| !d.is_empty());
+    Ok(DockerContainer {
+        id: ContainerId::new(id)?,
+        name: full_name.trim_start_matches('/').to_owned(),
+        hostname: match (hostname, domain) {
+            (Some(host), Some(domain)) => Some(format!("{host}.{domain}")),
+            (host, None) => host,
+            (None, Some(_)) => None,
+        },
+        pid: pid.filter(|pid| running && *pid > 0),
+    })
+}
+
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// How long Docker may take for one answer: it is slow while it starts many containers.
+const TIMEOUT_SECONDS: u64 = 30;
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::Path as Segments;
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Json, Response};
+    use axum::routing::get;
+    use serde_json::json;
+    use tempfile::TempDir;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    const ID: &str = "1f0e9c2b7a5d4e3f1f0e9c2b7a5d4e3f1f0e9c2b7a5d4e3f1f0e9c2b7a5d4e3f";
+
+    async fn inspect(Segments(name): Segments<String>) -> Response {
+        let (running, pid, domain) = match name.as_str() {
+            "web" => (true, 4242, "weft.local"),
+            "halted" => (false, 0, ""),
+            _ => {
+                let no = json!({ "message": format!("No such container: {name}") });
+                return (StatusCode::NOT_FOUND, Json(no)).into_response();
+            }
+        };
+        Json(json!({
+            "Id": ID,
+            "Name": format!("/{name}"),
+            "State": { "Running": running, "Pid": pid },
+            "Config": { "Hostname": "www", "Domainname": domain },
+        }))
+        .into_response()
+    }
+
+    /// A daemon of an older version, with two containers.
+    fn daemon() -> (TempDir, PathBuf) {
+        let version = json!({ "ApiVersion": "1.41", "MinAPIVersion": "1.12" });
+        let routes = Router::new()
+            .route("/version", get(|| async move { Json(version) }))
+            .route("/containers/{name}/json", get(inspect))
+            .route(
+                "/containers/json",
+                get(|| async { Json(json!([{ "Id": ID }])) }),
+            );
+        // Docker answers with and without a version before the path.
+        let routes = routes.clone().nest("/v1.41", routes);
+        let dir = TempDir::new().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (dir, socket)
+    }
+
+    #[tokio::test]
+    async fn a_container_is_found_with_its_process_and_names() {
+        let (_dir, socket) = daemon();
+        let docker = Docker::open_at(&socket).await.unwrap();
+        let web = docker.inspect("web").await.unwrap();
+        let id = ContainerId::new(ID).unwrap();
+        assert_eq!((&web.id, web.pid), (&id, Some(4242)));
+        assert_eq!(web.name, "web");
+        assert_eq!(web.hostname.as_deref(), Some("www.weft.local"));
+        let halted = docker.inspect("halted").await.unwrap();
+        assert_eq!(
+            (halted.pid, halted.hostname.as_deref()),
+            (None, Some("www"))
+        );
+        assert_eq!(docker.running().await.unwrap(), [id]);
+    }
+
+    #[tokio::test]
+    async fn a_missing_container_is_said_by_its_name() {
+        let (_dir, socket) = daemon();
+        let docker = Docker::open_at(&socket).await.unwrap();
+        let error = docker.inspect("wbe").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no container is called wbe: see `docker ps`"
+        );
+    }
+
+    #[tokio::test]
+    async fn without_docker_the_other_forms_are_named() {
+        let error = Docker::open_at(Path::new("/nonexistent/docker.sock")).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("pid:N or netns:NAME"), "{error}");
+    }
+
+    #[test]
+    fn only_local_daemons_will_do() {
+        assert_eq!(socket(None).unwrap(), Path::new(DEFAULT_SOCKET));
+        assert_eq!(
+            socket(Some("unix:///x/d.sock")).unwrap(),
+            Path::new("/x/d.sock")
+        );
+        assert!(matches!(
+            socket(Some("tcp://h:2375")),
+            Err(DockerError::Remote(_))
+        ));
+    }
+}
