@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_public_key_is_what_rfc_7748_says() {
-        let secret = hex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a");
+        let secret = hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
         let public = hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
         assert_eq!(public_of(&secret), Some(public));
     }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod control;
 mod connect;
 pub mod drop_reason;
 mod event;
