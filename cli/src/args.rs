@@ -1,0 +1,289 @@
+//! The arguments of every command but `launch`, as typed.
+//!
+//! Names and order of arguments are Weave Net's where it has the command. Texts here are the help
+//! people read, so they are written for them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
+use weft_plugin::{AddressSpec, ParseTargetError, Target};
+
+use crate::launch::{DEFAULT_STATE_DIR, Ifname};
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub struct GlobalArgs {
+    /// The router's control socket
+    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH",
+          default_value = weft_api::routes::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print one JSON value instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Commands that call a running router.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Stop the router; containers of this host keep talking to each other
+    Stop,
+    /// Remove all that weft keeps and made on this host
+    ///
+    /// Hands this peer's addresses to another peer, stops the router, and deletes its state, its key
+    /// included, and the bridge. Containers lose the network; the host is a new peer afterwards.
+    Reset(ResetArgs),
+    /// Print the version of this program, and of the router if that is another
+    Version,
+    /// Connect to further peers
+    ///
+    /// Success means that they will be dialled until they answer; `weft status connections` shows how
+    /// that goes. They are kept until `weft forget`.
+    Connect(ConnectArgs),
+    /// Dial peers no more; connections that are there stay
+    Forget(ForgetArgs),
+    /// Wait until the address range is divided among the peers
+    ///
+    /// Run it once on a new cluster if the first container must not wait for that.
+    Prime,
+    /// Take over the addresses of peers that are gone for good
+    ///
+    /// You vouch that the peer is dead and will not come back with its data: addresses its containers
+    /// hold are given out again.
+    Rmpeer(RmpeerArgs),
+    /// Put a container on the network, and print its addresses
+    ///
+    /// It gets an interface `ethwe`. Attaching again adds further addresses.
+    #[command(after_help = ADDRESS_HELP)]
+    Attach(AttachArgs),
+    /// Take a container, or some of its addresses, off the network, and print them
+    #[command(after_help = ADDRESS_HELP)]
+    Detach(DetachArgs),
+    /// Give the host itself an address on the network, and print it
+    #[command(after_help = ADDRESS_HELP, disable_help_flag = true)]
+    Expose(ExposeArgs),
+    /// Take such an address back, and print it
+    #[command(after_help = ADDRESS_HELP)]
+    Hide(HideArgs),
+    /// List what is on the network on this host: name, MAC, addresses
+    Ps(PsArgs),
+    /// Give a container or an address a name
+    ///
+    /// With a container: its addresses [default: all it holds] and its name [default: what Docker calls
+    /// it]. Without: addresses outside the network, and --name.
+    #[command(disable_help_flag = true)]
+    DnsAdd(DnsNameArgs),
+    /// Take names away from a container or an address
+    ///
+    /// Of those given at `dns-add` and by attaching, all go that match; what is left out matches all.
+    #[command(disable_help_flag = true)]
+    DnsRemove(DnsNameArgs),
+    /// Print the addresses of a name, one a line; exit code 4 if there are none
+    DnsLookup(DnsLookupArgs),
+    /// Print the options that let `docker run` use weft's names: --dns and --dns-search
+    DnsArgs,
+    /// Print how the router is, for people
+    Status(StatusArgs),
+    /// Print everything about the router as JSON
+    Report(ReportArgs),
+    /// Print a fresh password of 128 bits
+    Password,
+}
+
+/// Arguments of `reset`.
+#[derive(Debug, Clone, Args)]
+pub struct ResetArgs {
+    /// Reset even if the router is not running
+    ///
+    /// Its addresses are not handed over then: run `weft rmpeer` with its name on another peer.
+    #[arg(long)]
+    pub force: bool,
+    /// Directory of what survives a restart, as given to `weft launch`
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Name of the bridge, as given to `weft launch`
+    #[arg(long, env = "WEFT_BRIDGE", value_name = "NAME", default_value = "weft")]
+    pub bridge: Ifname,
+    /// Name of the router's port of that bridge, as given to `weft launch`
+    #[arg(
+        long,
+        env = "WEFT_TAP",
+        value_name = "NAME",
+        default_value = "weft-tap"
+    )]
+    pub tap: Ifname,
+}
+
+/// Arguments of `connect`.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectArgs {
+    /// Forget all other peers that were given before
+    #[arg(long)]
+    pub replace: bool,
+    /// Peers, as HOST[:PORT]; a host name is looked up anew at every try
+    #[arg(value_name = "PEER", required = true)]
+    pub peers: Vec<String>,
+}
+
+/// Arguments of `forget`.
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// Peers, written as they were given to `launch` or `connect`
+    #[arg(value_name = "PEER", required = true)]
+    pub peers: Vec<String>,
+}
+
+/// Arguments of `rmpeer`.
+#[derive(Debug, Clone, Args)]
+pub struct RmpeerArgs {
+    /// Names or nicknames of peers; see `weft status ipam`
+    #[arg(value_name = "PEER", required = true)]
+    pub peers: Vec<String>,
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Clone, Args)]
+pub struct AttachArgs {
+    /// Addresses wanted [default: net:default]
+    #[arg(value_name = "ADDR")]
+    pub addresses: Vec<AddressSpec>,
+    /// Docker name or id, pid:N, netns:NAME or netns:/PATH
+    #[arg(value_name = "TARGET", required = true)]
+    pub target: Target,
+    /// Name it gets [default: what Docker calls it, if it is a Docker container]
+    #[arg(short, long, value_name = "FQDN", conflicts_with = "without_dns")]
+    pub name: Option<String>,
+    /// Leave multicast to the container's other interfaces
+    #[arg(long)]
+    pub no_multicast_route: bool,
+    /// Give it neither a name nor a route to the resolver
+    #[arg(long)]
+    pub without_dns: bool,
+}
+
+/// Arguments of `detach`.
+#[derive(Debug, Clone, Args)]
+pub struct DetachArgs {
+    /// Addresses to take away [default: net:default, all that are of the default subnet]
+    #[arg(value_name = "ADDR")]
+    pub addresses: Vec<AddressSpec>,
+    /// Docker name or id, pid:N, netns:NAME or netns:/PATH; it need not run any more
+    #[arg(value_name = "TARGET", required = true)]
+    pub target: Target,
+}
+
+/// Arguments of `expose`.
+#[derive(Debug, Clone, Args)]
+pub struct ExposeArgs {
+    /// Addresses wanted [default: net:default]
+    #[arg(value_name = "ADDR")]
+    pub addresses: Vec<AddressSpec>,
+    /// Name the host gets there
+    #[arg(short, short_alias = 'h', long, value_name = "FQDN")]
+    pub name: Option<String>,
+    /// Do not masquerade traffic between the network and the rest of the world
+    #[arg(long)]
+    pub without_masquerade: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Arguments of `hide`.
+#[derive(Debug, Clone, Args)]
+pub struct HideArgs {
+    /// Addresses to take back [default: net:default, all that are of the default subnet]
+    #[arg(value_name = "ADDR")]
+    pub addresses: Vec<AddressSpec>,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Clone, Args)]
+pub struct PsArgs {
+    /// Containers to show [default: all, and the host as weft:expose]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<Target>,
+}
+
+/// Arguments of `dns-add` and `dns-remove`.
+#[derive(Debug, Clone, Args)]
+pub struct DnsNameArgs {
+    /// IP addresses, then the container: Docker name or id, pid:N, netns:NAME or netns:/PATH
+    #[arg(value_name = "IP|TARGET", required = true)]
+    pub operands: Vec<IpOrTarget>,
+    /// The name, with or without the domain
+    #[arg(short, short_alias = 'h', long, value_name = "FQDN")]
+    pub name: Option<String>,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Arguments of `dns-lookup`.
+#[derive(Debug, Clone, Args)]
+pub struct DnsLookupArgs {
+    /// The name, with or without the domain
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// The part to print in detail [default: an overview]
+    #[arg(value_name = "PART")]
+    pub part: Option<StatusPart>,
+}
+
+/// A part of the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusPart {
+    /// Peers we were told to connect to
+    Targets,
+    /// Connections, and why some are missing
+    Connections,
+    /// All peers, with their connections
+    Peers,
+    /// All names
+    Dns,
+    /// Who owns how many addresses, and what waits for some
+    Ipam,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// Print this text instead, {{PATH}} replaced by what is there in the JSON
+    ///
+    /// A path is names and list positions with dots between, such as {{router.name}} or
+    /// {{router.peers.0.nickname}}. Text is printed as it is, all else as JSON.
+    #[arg(short, long, value_name = "TEXT")]
+    pub format: Option<String>,
+}
+
+/// An operand of `dns-add` and `dns-remove`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IpOrTarget {
+    /// An address.
+    Ip(IpAddr),
+    /// A container.
+    Target(Target),
+}
+
+impl FromStr for IpOrTarget {
+    type Err = ParseTargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(ip) => Ok(Self::Ip(ip)),
+            Err(_) => text.parse().map(Self::Target),
+        }
+    }
+}
+
+const ADDRESS_HELP: &str = "\
+Addresses:
+  [ip:]A.B.C.D/N  this address, of a subnet with a prefix of N bits
+  net:A.B.C.D/N   any address of this subnet
+  net:default     any address of the default subnet";
