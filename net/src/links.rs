@@ -1,0 +1,367 @@
+//! Links: bridges, veth pairs, and what is set on any of them.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures_util::TryStreamExt;
+use nix::errno::Errno;
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoKind, LinkAttribute,
+    LinkInfo, LinkMessage,
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use weft_wire::MacAddr;
+
+use crate::netlink::Asked;
+use crate::netns::NetNs;
+use crate::{Netlink, NetlinkError};
+
+impl Netlink {
+    /// Makes a bridge that sends multicast everywhere and runs no spanning tree. It is down.
+    ///
+    /// # Errors
+    /// If there is a link of this name, or bridges cannot be made.
+    pub async fn add_bridge(&self, name: &str) -> Result<(), NetlinkError> {
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(checked(name)?)
+            .mcast_snooping(false)
+            .build();
+        let added = self.handle().link().add(bridge).execute().await;
+        added.to(|| format!("add the bridge {name}"))
+    }
+
+    /// Makes a veth pair: what is sent into one end comes out of the other. Both are down.
+    ///
+    /// # Errors
+    /// If there is a link of one of these names, or veth pairs cannot be made.
+    pub async fn add_veth(&self, one: &str, other: &str) -> Result<(), NetlinkError> {
+        let pair = LinkVeth::new(checked(one)?, checked(other)?).build();
+        let added = self.handle().link().add(pair).execute().await;
+        added.to(|| format!("add the veth pair {one} and {other}"))
+    }
+
+    /// Removes a link, and with one end of a veth pair the other. That there is none is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn del_link(&self, name: &str) -> Result<(), NetlinkError> {
+        let Some(link) = self.find_link(name).await? else {
+            return Ok(());
+        };
+        let deleted = self.handle().link().del(link.header.index).execute().await;
+        deleted.to_unless(Errno::ENODEV, || format!("delete the link {name}"))
+    }
+
+    /// Moves a link into another namespace, where it is down and without addresses.
+    ///
+    /// # Errors
+    /// If there is no such link here, or one of the same name there.
+    pub async fn set_ns(&self, name: &str, ns: &NetNs) -> Result<(), NetlinkError> {
+        let fd = ns.as_fd().as_raw_fd();
+        let change = self.change(name).await?.setns_by_fd(fd);
+        self.apply(change, || {
+            format!("move the link {name} to another network namespace")
+        })
+        .await
+    }
+
+    /// Brings a link up.
+    ///
+    /// # Errors
+    /// If there is no such link.
+    pub async fn set_up(&self, name: &str) -> Result<(), NetlinkError> {
+        let change = self.change(name).await?.up();
+        self.apply(change, || format!("bring the link {name} up"))
+            .await
+    }
+
+    /// Makes a link a port of a bridge.
+    ///
+    /// # Errors
+    /// If one of them is missing.
+    pub async fn set_master(&self, name: &str, bridge: &str) -> Result<(), NetlinkError> {
+        let bridge_index = self.link_index(bridge).await?;
+        let change = self.change(name).await?.controller(bridge_index);
+        self.apply(change, || {
+            format!("make the link {name} a port of {bridge}")
+        })
+        .await
+    }
+
+    /// Gives a link that is down another name.
+    ///
+    /// # Errors
+    /// If there is no such link, or one of the new name.
+    pub async fn rename(&self, name: &str, new: &str) -> Result<(), NetlinkError> {
+        let change = self.change(name).await?.name(checked(new)?);
+        self.apply(change, || format!("rename the link {name} to {new}"))
+            .await
+    }
+
+    /// Sets the longest frame, in bytes without the Ethernet header, that a link sends.
+    ///
+    /// # Errors
+    /// If there is no such link, or it cannot have this MTU.
+    pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let change = self.change(name).await?.mtu(mtu);
+        self.apply(change, || format!("set the MTU of {name} to {mtu}"))
+            .await
+    }
+
+    /// Keeps the kernel from giving a link IPv6 addresses of its own accord. A kernel without IPv6
+    /// has none to give.
+    ///
+    /// # Errors
+    /// If there is no such link.
+    pub async fn set_no_own_addresses(&self, name: &str) -> Result<(), NetlinkError> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let change = self.change(name).await?.append_extra_attribute(attribute);
+        let set = self.handle().link().set(change.build()).execute().await;
+        set.to_unless(Errno::EAFNOSUPPORT, || {
+            format!("turn automatic IPv6 addresses of {name} off")
+        })
+    }
+
+    /// Lets the other IPv4 addresses of a link stay when the first of a subnet is deleted.
+    ///
+    /// # Errors
+    /// If there is no such link.
+    pub(crate) async fn keep_secondary_addresses(&self, name: &str) -> Result<(), NetlinkError> {
+        let mut conf = InetDevConf::default();
+        conf.promote_secondaries = 1;
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![inet]);
+        let change = self.change(name).await?.append_extra_attribute(attribute);
+        self.apply(change, || {
+            format!("make the addresses of {name} independent")
+        })
+        .await
+    }
+
+    /// The number of a link.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoLink`] if there is none.
+    pub async fn link_index(&self, name: &str) -> Result<u32, NetlinkError> {
+        self.link(name).await.map(|link| link.header.index)
+    }
+
+    /// Whether there is a link of this name.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn exists(&self, name: &str) -> Result<bool, NetlinkError> {
+        self.find_link(name).await.map(|link| link.is_some())
+    }
+
+    /// The names of all links that begin like this, in order.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn list_links(&self, prefix: &str) -> Result<Vec<String>, NetlinkError> {
+        let links = self.all_links().await?;
+        let names = links
+            .iter()
+            .map(name_of)
+            .filter(|name| name.starts_with(prefix));
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    pub(crate) async fn all_links(&self) -> Result<Vec<LinkMessage>, NetlinkError> {
+        let links = self.handle().link().get().execute();
+        links.try_collect().await.to(|| "list the links".to_owned())
+    }
+
+    pub(crate) async fn link(&self, name: &str) -> Result<LinkMessage, NetlinkError> {
+        let found = self.find_link(name).await?;
+        found.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))
+    }
+
+    pub(crate) async fn find_link(&self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
+        let request = self.handle().link().get().match_name(checked(name)?);
+        match request
+            .execute()
+            .try_next()
+            .await
+            .to(|| format!("look for the link {name}"))
+        {
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Sets what a message says of an existing link.
+    pub(crate) async fn apply<T>(
+        &self,
+        change: LinkMessageBuilder<T>,
+        action: impl FnOnce() -> String,
+    ) -> Result<(), NetlinkError> {
+        self.handle()
+            .link()
+            .set(change.build())
+            .execute()
+            .await
+            .to(action)
+    }
+
+    async fn change(&self, name: &str) -> Result<LinkMessageBuilder<LinkUnspec>, NetlinkError> {
+        Ok(LinkUnspec::new_with_index(self.link_index(name).await?))
+    }
+}
+
+/// A name as the kernel would take it (`dev_valid_name`, and room for its final zero).
+fn checked(name: &str) -> Result<&str, NetlinkError> {
+    let length = (1..=MAX_NAME).contains(&name.len());
+    let bytes = name
+        .bytes()
+        .all(|b| !b.is_ascii_whitespace() && !matches!(b, b'/' | b':' | 0));
+    if length && bytes && name != "." && name != ".." {
+        Ok(name)
+    } else {
+        Err(NetlinkError::BadName(name.to_owned()))
+    }
+}
+
+/// The name of a link, empty if it says none.
+pub(crate) fn name_of(link: &LinkMessage) -> &str {
+    let name = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute {
+            Some(name.as_str())
+        } else {
+            None
+        }
+    });
+    name.unwrap_or_default()
+}
+
+/// The MAC of a link, if it has one.
+pub(crate) fn mac_of(link: &LinkMessage) -> Option<MacAddr> {
+    link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Address(bytes) = attribute else {
+            return None;
+        };
+        Some(MacAddr::from_bytes(bytes.as_slice().try_into().ok()?))
+    })
+}
+
+/// The bridge a link is a port of, by number.
+pub(crate) fn master_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Controller(index) = attribute {
+            Some(*index)
+        } else {
+            None
+        }
+    })
+}
+
+/// The far end of a veth, by its number in its own namespace.
+pub(crate) fn peer_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Link(index) = attribute {
+            Some(*index)
+        } else {
+            None
+        }
+    })
+}
+
+/// The MTU of a link.
+pub(crate) fn mtu_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Mtu(mtu) = attribute {
+            Some(*mtu)
+        } else {
+            None
+        }
+    })
+}
+
+/// What is particular to the kind of a link.
+pub(crate) fn info_of(link: &LinkMessage) -> &[LinkInfo] {
+    let info = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::LinkInfo(info) = attribute {
+            Some(info.as_slice())
+        } else {
+            None
+        }
+    });
+    info.unwrap_or_default()
+}
+
+/// Whether a link is of this kind.
+pub(crate) fn is_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
+    let mut info = info_of(link).iter();
+    info.any(|info| matches!(info, LinkInfo::Kind(found) if found == kind))
+}
+
+/// `IFNAMSIZ` in linux/if.h, less the final zero.
+const MAX_NAME: usize = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn names_no_link_can_have_are_refused_before_the_kernel_is_asked() {
+        for name in ["", ".", "..", "a b", "a/b", "a:b", "sixteen-bytes-is"] {
+            assert!(
+                matches!(checked(name), Err(NetlinkError::BadName(_))),
+                "{name:?}"
+            );
+        }
+        assert_eq!(checked("fifteen-bytes-ok").ok(), None);
+        assert_eq!(checked("fifteen-bytes-o").ok(), Some("fifteen-bytes-o"));
+    }
+
+    #[test]
+    fn links_are_made_changed_and_removed() {
+        testing::in_namespace(async |netlink, _| {
+            netlink.add_bridge("lan").await.unwrap();
+            netlink.add_veth("a", "b").await.unwrap();
+            netlink.set_master("a", "lan").await.unwrap();
+            netlink.set_mtu("a", 1280).await.unwrap();
+            netlink.rename("b", "c").await.unwrap();
+            netlink.set_up("c").await.unwrap();
+            assert_eq!(
+                netlink.list_links("").await.unwrap(),
+                ["a", "c", "lan", "lo"]
+            );
+            let port = netlink.link("a").await.unwrap();
+            assert_eq!(
+                master_of(&port),
+                Some(netlink.link_index("lan").await.unwrap())
+            );
+            assert_eq!(mtu_of(&port), Some(1280));
+            assert_eq!(peer_of(&port), Some(netlink.link_index("c").await.unwrap()));
+            assert!(is_kind(&port, &InfoKind::Veth));
+            netlink.del_link("a").await.unwrap();
+            netlink.del_link("a").await.unwrap();
+            assert_eq!(netlink.list_links("").await.unwrap(), ["lan", "lo"]);
+        });
+    }
+
+    #[test]
+    fn a_link_moves_to_another_namespace() {
+        testing::in_namespace(async |netlink, _| {
+            let other = NetNs::create().unwrap();
+            netlink.add_veth("a", "b").await.unwrap();
+            netlink.set_ns("b", &other).await.unwrap();
+            assert!(!netlink.exists("b").await.unwrap());
+            let there =
+                crate::netns::with_netlink(&other, async |_, there| there.exists("b").await);
+            assert!(there.await.unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_missing_link_is_named() {
+        testing::in_namespace(async |netlink, _| {
+            let error = netlink.set_up("none-such").await.unwrap_err();
+            assert_eq!(error.to_string(), "there is no link \"none-such\"");
+            assert_eq!(error.errno(), Some(Errno::ENODEV));
+        });
+    }
+}
