@@ -1,0 +1,529 @@
+//! The key space: what a peer may publish, and the text it travels as.
+//!
+//! ```text
+//!  key                              value
+//!  peer                             nickname=.. uid=.. port=.. mtu=.. version=.. started=.. addresses=a,b
+//!  link/<peer>                      established=0|1 outbound=0|1 address=..
+//!  ring/<pool>                      digest=<hex>
+//!  name/<fqdn>/<container>/<addr>   (empty: the key says it all)
+//! ```
+//!
+//! A peer writes only keys of its own, one per entry, so that chitchat sends what changed and no more.
+//! Keys of newer versions are skipped by older ones, and so are fields they do not know.
+//!
+//! Invariants: [`Entry::parse`] is total; an entry has one key only (another spelling of it is
+//! refused), so two keys never stand for one thing; what [`Entry::encode`] gives, `parse` reads back.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use thiserror::Error;
+use weft_wire::{Nickname, PeerName, PeerUid};
+
+use crate::text::{Fields, escape, unescape};
+
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+/// The longest value, in bytes. chitchat stops delivering a peer's later keys when one does not fit
+/// into a message of 65,507 bytes beside the digest of all peers; this leaves room for both.
+pub const MAX_VALUE: usize = 16 * 1024;
+
+/// Something a peer says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Who the peer is. A peer without it is not shown to others: see [`crate::Gossip::start`].
+    Peer(PeerInfo),
+    /// One of its connections: the neighbour, and how it is connected.
+    Link(PeerName, Link),
+    /// The digest of its ring for an address pool: the pool in CIDR form, 1 to 32 hex digits.
+    Ring(String, String),
+    /// An address by which one of its containers answers to a name.
+    Name {
+        /// The full name, such as `db.weft.local.`
+        fqdn: String,
+        /// The container's id.
+        container: String,
+        /// The container's address.
+        addr: IpAddr,
+    },
+}
+
+/// What an entry is about: its key. A peer has one entry for a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// Who the peer is.
+    Peer,
+    /// Its connection to this neighbour.
+    Link(PeerName),
+    /// Its ring for this address pool.
+    Ring(String),
+    /// A name of one of its containers.
+    Name {
+        /// The full name.
+        fqdn: String,
+        /// The container's id.
+        container: String,
+        /// The container's address.
+        addr: IpAddr,
+    },
+}
+
+/// Who a peer is and where it can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its name for people.
+    pub nickname: Nickname,
+    /// The number of this run of it.
+    pub uid: PeerUid,
+    /// The port it listens on, TCP and UDP.
+    pub port: u16,
+    /// Underlay addresses it may be dialled at, at most [`PeerInfo::MAX_ADDRESSES`].
+    pub addresses: Vec<SocketAddr>,
+    /// MTU of its default network, in bytes.
+    pub mtu: u16,
+    /// The program's version, for people; at most [`PeerInfo::MAX_VERSION`] bytes.
+    pub version: String,
+    /// When this run started, Unix seconds.
+    pub started: u64,
+}
+
+/// One connection as one of its ends sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Whether frames may flow as far as this end is concerned.
+    pub established: bool,
+    /// Whether this end dialled.
+    pub outbound: bool,
+    /// The other end's address.
+    pub address: SocketAddr,
+}
+
+/// Text that is no entry of ours. Whatever holds it is skipped and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ParseEntryError {
+    /// The key starts like one of ours, but its parts are wrong or spelt another way.
+    #[error("the key is not one this version writes")]
+    Key,
+    /// A field is not there.
+    #[error("the field {0} is missing")]
+    Missing(&'static str),
+    /// A field does not hold what it should.
+    #[error("the field {0} cannot be read")]
+    Field(&'static str),
+    /// The key or value is longer than [`MAX_KEY`] or [`MAX_VALUE`].
+    #[error("the entry is {0} bytes long, more than allowed")]
+    TooLong(usize),
+}
+
+/// An entry others could not read, so that it is not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum EncodeEntryError {
+    /// The key would be too long.
+    #[error("the key would be {0} bytes, more than {MAX_KEY}: use a shorter name")]
+    KeyTooLong(usize),
+    /// The value would be too long.
+    #[error("the value would be {0} bytes, more than {MAX_VALUE}: publish less at once")]
+    ValueTooLong(usize),
+    /// A field is out of the bounds its type states.
+    #[error("others could not read it back: {0}")]
+    Unreadable(#[source] ParseEntryError),
+    /// A field would be read back changed.
+    #[error("others would read something else: a field holds what its format cannot carry")]
+    Lossy,
+}
+
+impl PeerInfo {
+    /// The most addresses a peer tells of itself.
+    pub const MAX_ADDRESSES: usize = 64;
+    /// The longest version text, in bytes.
+    pub const MAX_VERSION: usize = 64;
+}
+
+impl Entry {
+    /// The key this entry stands under.
+    pub fn topic(&self) -> Topic {
+        match self {
+            Self::Peer(_) => Topic::Peer,
+            Self::Link(peer, _) => Topic::Link(*peer),
+            Self::Ring(pool, _) => Topic::Ring(pool.clone()),
+            Self::Name {
+                fqdn,
+                container,
+                addr,
+            } => Topic::Name {
+                fqdn: fqdn.clone(),
+                container: container.clone(),
+                addr: *addr,
+            },
+        }
+    }
+
+    /// Key and value as they travel.
+    ///
+    /// # Errors
+    /// The entry is too long, or holds something that other peers would not read back.
+    pub fn encode(&self) -> Result<(String, String), EncodeEntryError> {
+        let (key, value) = (self.topic().key(), self.value());
+        if key.len() > MAX_KEY {
+            return Err(EncodeEntryError::KeyTooLong(key.len()));
+        }
+        if value.len() > MAX_VALUE {
+            return Err(EncodeEntryError::ValueTooLong(value.len()));
+        }
+        match Self::parse(&key, &value) {
+            Ok(Some(read)) if read == *self => Ok((key, value)),
+            Ok(_) => Err(EncodeEntryError::Lossy),
+            Err(error) => Err(EncodeEntryError::Unreadable(error)),
+        }
+    }
+
+    /// Reads an entry of another peer; `None` if its key is of a kind this version does not know.
+    ///
+    /// # Errors
+    /// The key is of a kind we know, but it or its value is not well formed.
+    pub fn parse(key: &str, value: &str) -> Result<Option<Self>, ParseEntryError> {
+        let len = key.len().max(value.len());
+        if key.len() > MAX_KEY || value.len() > MAX_VALUE {
+            return Err(ParseEntryError::TooLong(len));
+        }
+        let Some(topic) = Topic::parse(key)? else {
+            return Ok(None);
+        };
+        let fields = Fields::new(value);
+        let entry = match topic {
+            Topic::Peer => Self::Peer(PeerInfo::parse(&fields)?),
+            Topic::Link(peer) => Self::Link(peer, Link::parse(&fields)?),
+            Topic::Ring(pool) => Self::Ring(pool, parse_digest(&fields)?),
+            Topic::Name {
+                fqdn,
+                container,
+                addr,
+            } => Self::Name {
+                fqdn,
+                container,
+                addr,
+            },
+        };
+        Ok(Some(entry))
+    }
+
+    fn value(&self) -> String {
+        match self {
+            Self::Peer(info) => info.to_string(),
+            Self::Link(_, link) => link.to_string(),
+            Self::Ring(_, digest) => format!("digest={digest}"),
+            Self::Name { .. } => String::new(),
+        }
+    }
+}
+
+impl Topic {
+    /// The key as it travels.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Peer => PEER.to_owned(),
+            Self::Link(peer) => format!("link/{peer}"),
+            Self::Ring(pool) => format!("ring/{}", escape(pool)),
+            Self::Name {
+                fqdn,
+                container,
+                addr,
+            } => {
+                format!("name/{}/{}/{addr}", escape(fqdn), escape(container))
+            }
+        }
+    }
+
+    fn parse(key: &str) -> Result<Option<Self>, ParseEntryError> {
+        let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
+        let topic = match kind {
+            PEER => Some(Self::Peer),
+            "link" => rest.parse().ok().map(Self::Link),
+            "ring" => unescape(rest).map(Self::Ring),
+            "name" => Self::parse_name(rest),
+            _ => return Ok(None),
+        };
+        topic
+            .filter(|topic| topic.key() == key)
+            .map(Some)
+            .ok_or(ParseEntryError::Key)
+    }
+
+    fn parse_name(rest: &str) -> Option<Self> {
+        let (fqdn, rest) = rest.split_once('/')?;
+        let (container, addr) = rest.split_once('/')?;
+        Some(Self::Name {
+            fqdn: unescape(fqdn)?,
+            container: unescape(container)?,
+            addr: addr.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for PeerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "nickname={} uid={} port={} mtu={} version={} started={} addresses=",
+            escape(self.nickname.as_str()),
+            self.uid,
+            self.port,
+            self.mtu,
+            escape(&self.version),
+            self.started,
+        )?;
+        for (at, address) in self.addresses.iter().enumerate() {
+            write!(f, "{}{address}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl PeerInfo {
+    fn parse(fields: &Fields<'_>) -> Result<Self, ParseEntryError> {
+        let nickname = text(fields, "nickname")?;
+        let version = text(fields, "version")?;
+        let uid = u64::from_str_radix(required(fields, "uid")?, 16);
+        if version.len() > Self::MAX_VERSION || version.chars().any(char::is_control) {
+            return Err(ParseEntryError::Field("version"));
+        }
+        Ok(Self {
+            nickname: Nickname::new(&nickname),
+            uid: PeerUid(uid.map_err(|_| ParseEntryError::Field("uid"))?),
+            port: parsed(fields, "port")?,
+            addresses: Self::parse_addresses(required(fields, "addresses")?)?,
+            mtu: parsed(fields, "mtu")?,
+            version,
+            started: parsed(fields, "started")?,
+        })
+    }
+
+    fn parse_addresses(list: &str) -> Result<Vec<SocketAddr>, ParseEntryError> {
+        let wrong = ParseEntryError::Field("addresses");
+        let addresses = list
+            .split(',')
+            .filter(|address| !address.is_empty())
+            .take(Self::MAX_ADDRESSES + 1)
+            .map(|address| address.parse().map_err(|_| wrong))
+            .collect::<Result<Vec<_>, _>>()?;
+        if addresses.len() > Self::MAX_ADDRESSES {
+            return Err(wrong);
+        }
+        Ok(addresses)
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (established, outbound) = (u8::from(self.established), u8::from(self.outbound));
+        let address = self.address;
+        write!(
+            f,
+            "established={established} outbound={outbound} address={address}"
+        )
+    }
+}
+
+impl Link {
+    fn parse(fields: &Fields<'_>) -> Result<Self, ParseEntryError> {
+        Ok(Self {
+            established: flag(fields, "established")?,
+            outbound: flag(fields, "outbound")?,
+            address: parsed(fields, "address")?,
+        })
+    }
+}
+
+fn parse_digest(fields: &Fields<'_>) -> Result<String, ParseEntryError> {
+    let digest = required(fields, "digest")?;
+    let hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+    if (1..=MAX_DIGEST).contains(&digest.len()) && digest.bytes().all(hex) {
+        Ok(digest.to_owned())
+    } else {
+        Err(ParseEntryError::Field("digest"))
+    }
+}
+
+fn required<'a>(fields: &Fields<'a>, name: &'static str) -> Result<&'a str, ParseEntryError> {
+    fields.find(name).ok_or(ParseEntryError::Missing(name))
+}
+
+fn text(fields: &Fields<'_>, name: &'static str) -> Result<String, ParseEntryError> {
+    unescape(required(fields, name)?).ok_or(ParseEntryError::Field(name))
+}
+
+fn parsed<T: FromStr>(fields: &Fields<'_>, name: &'static str) -> Result<T, ParseEntryError> {
+    let value = required(fields, name)?;
+    value.parse().map_err(|_| ParseEntryError::Field(name))
+}
+
+fn flag(fields: &Fields<'_>, name: &'static str) -> Result<bool, ParseEntryError> {
+    match required(fields, name)? {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(ParseEntryError::Field(name)),
+    }
+}
+
+/// The key of the entry that makes a peer known.
+pub(crate) const PEER: &str = "peer";
+/// What keys of links begin with.
+pub(crate) const LINKS: &str = "link/";
+/// 128 bits in hex.
+const MAX_DIGEST: usize = 32;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(entry in entry()) {
+            let (key, value) = entry.encode().unwrap();
+            prop_assert!(key.is_ascii() && value.is_ascii());
+            prop_assert_eq!(Entry::parse(&key, &value), Ok(Some(entry)));
+        }
+
+        #[test]
+        fn any_text_is_parsed_without_panic(kind in "(peer|link|ring|name)?/?", key: String, value: String) {
+            let _ = Entry::parse(&format!("{kind}{key}"), &value);
+        }
+
+        #[test]
+        fn damaged_values_are_parsed_without_panic(entry in entry(), at: prop::sample::Index, with: char) {
+            let (key, value) = entry.encode().unwrap();
+            let mut damaged: Vec<char> = value.chars().collect();
+            if !damaged.is_empty() {
+                *at.get_mut(&mut damaged) = with;
+            }
+            let _ = Entry::parse(&key, &damaged.into_iter().collect::<String>());
+        }
+    }
+
+    #[test]
+    fn keys_of_newer_versions_are_skipped() {
+        assert_eq!(Entry::parse("mac/00:11", "x=1"), Ok(None));
+        assert_eq!(Entry::parse("", ""), Ok(None));
+    }
+
+    #[test]
+    fn fields_of_newer_versions_are_skipped() {
+        let value = "digest=ab colour=red";
+        let read = Entry::parse("ring/10.32.0.0%2f12", value);
+        let ring = Entry::Ring("10.32.0.0/12".into(), "ab".into());
+        assert_eq!(read, Ok(Some(ring)));
+    }
+
+    #[test]
+    fn another_spelling_of_a_key_is_refused() {
+        for key in [
+            "peer/",
+            "peer/x",
+            "link",
+            "link/::1",
+            "link/00:00:00:00:00:0A",
+            "ring/%41",
+            "ring/10.32.0.0/12",
+            "name/a/b",
+            "name/a/b/10.0.0.01",
+            "name/a/b/::0:1",
+            "name/a/b/10.0.0.1/",
+        ] {
+            assert_eq!(Entry::parse(key, ""), Err(ParseEntryError::Key), "{key}");
+        }
+    }
+
+    #[test]
+    fn missing_and_wrong_fields_are_named() {
+        let key = "link/00:00:00:00:00:01";
+        let parse = |value| Entry::parse(key, value);
+        assert_eq!(parse(""), Err(ParseEntryError::Missing("established")));
+        assert_eq!(
+            parse("established=2"),
+            Err(ParseEntryError::Field("established"))
+        );
+        let value = "established=1 outbound=0 address=nowhere";
+        assert_eq!(parse(value), Err(ParseEntryError::Field("address")));
+    }
+
+    #[test]
+    fn entries_others_could_not_read_are_not_encoded() {
+        let name = |fqdn: String| Entry::Name {
+            fqdn,
+            container: "c".into(),
+            addr: [10, 32, 0, 1].into(),
+        };
+        let long = name("x".repeat(MAX_KEY)).encode();
+        assert!(matches!(long, Err(EncodeEntryError::KeyTooLong(_))));
+        let ring = Entry::Ring("10.32.0.0/12".into(), "ABC".into()).encode();
+        let wrong = ParseEntryError::Field("digest");
+        assert_eq!(ring, Err(EncodeEntryError::Unreadable(wrong)));
+        let mut info = info(7);
+        info.version = "v".repeat(MAX_VALUE);
+        let long = Entry::Peer(info.clone()).encode();
+        assert!(matches!(long, Err(EncodeEntryError::ValueTooLong(_))));
+        info.version = "v".repeat(PeerInfo::MAX_VERSION + 1);
+        assert!(Entry::Peer(info.clone()).encode().is_err());
+        info.version = String::new();
+        info.addresses = vec![([10, 0, 0, 1], 6783).into(); PeerInfo::MAX_ADDRESSES + 1];
+        assert!(Entry::Peer(info).encode().is_err());
+    }
+
+    /// What a peer with this uid says of itself, for tests.
+    pub(crate) fn info(uid: u64) -> PeerInfo {
+        PeerInfo {
+            nickname: Nickname::new("host a"),
+            uid: PeerUid(uid),
+            port: 6783,
+            addresses: vec![([192, 0, 2, 1], 6783).into()],
+            mtu: 1376,
+            version: "0.1.0".into(),
+            started: 1_700_000_000,
+        }
+    }
+
+    fn address() -> impl Strategy<Value = SocketAddr> {
+        any::<(IpAddr, u16)>().prop_map(SocketAddr::from)
+    }
+
+    fn peer() -> impl Strategy<Value = PeerName> {
+        any::<[u8; 6]>().prop_map(PeerName::from_bytes)
+    }
+
+    prop_compose! {
+        fn peer_info()(
+            nickname: String, uid: u64, port: u16, mtu: u16, started: u64,
+            addresses in vec(address(), 0..5), version in "[^\\p{Cc}]{0,12}",
+        ) -> PeerInfo {
+            let nickname = Nickname::new(&nickname);
+            PeerInfo { nickname, uid: PeerUid(uid), port, addresses, mtu, version, started }
+        }
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let link =
+            (any::<(bool, bool)>(), address()).prop_map(|((established, outbound), address)| {
+                Link {
+                    established,
+                    outbound,
+                    address,
+                }
+            });
+        prop_oneof![
+            peer_info().prop_map(Entry::Peer),
+            (peer(), link).prop_map(|(peer, link)| Entry::Link(peer, link)),
+            ("\\PC{0,40}", "[0-9a-f]{1,32}").prop_map(|(pool, digest)| Entry::Ring(pool, digest)),
+            ("\\PC{0,60}", "\\PC{0,40}", any::<IpAddr>()).prop_map(|(fqdn, container, addr)| {
+                Entry::Name {
+                    fqdn,
+                    container,
+                    addr,
+                }
+            }),
+        ]
+    }
+}
