@@ -451,6 +451,9 @@ impl Signals {
     }
 }
 
+/// The number of the signal that asks a process to end.
+pub const TERMINATE: i32 = Signal::SIGTERM as i32;
+
 /// Sends a signal by its number.
 ///
 /// # Errors

@@ -20,5 +20,5 @@ pub(crate) fn set_up(number: u16) -> Result<()> {
         hosts: &[],
         resolver: Some(Resolver::WEFT),
     })?;
-    Links::open()?.up("lo")
+    Links::open()?.loopback()
 }

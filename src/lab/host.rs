@@ -34,12 +34,10 @@ pub(crate) fn set_up(number: u16, layout: Layout) -> Result<()> {
         resolver: None,
     })?;
     let links = Links::open()?;
-    links.up("lo")?;
-    links.rename(&lan::far_end(host), LINK)?;
+    links.loopback()?;
     if let Some(address) = host.address() {
-        links.add_address(LINK, address, LAN_PREFIX)?;
+        links.take(&lan::far_end(host), LINK, address, LAN_PREFIX)?;
     }
-    links.up(LINK)?;
     let mut containers = Vec::new();
     for container in layout.containers_of(number) {
         containers.push(bear(container, layout)?);

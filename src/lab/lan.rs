@@ -10,7 +10,7 @@ use std::io::{self, BufRead};
 use std::process::{Stdio, exit};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use weft_net::sandbox;
 
 use super::birth::Born;
@@ -29,7 +29,7 @@ pub(crate) fn set_up(layout: Layout) -> Result<()> {
     sandbox::mount_sys()?;
     sandbox::set_hostname(&Place::Lan.to_string())?;
     let links = Links::open()?;
-    links.up("lo")?;
+    links.loopback()?;
     links.add_bridge(BRIDGE)?;
     let mut hosts = Vec::new();
     for host in layout.hosts() {
@@ -45,11 +45,8 @@ fn bear(links: &Links, host: Place, layout: Layout) -> Result<Born> {
     let mut born = Born::bear(host, layout, Stdio::inherit())?;
     let port = host.to_string();
     let far = far_end(host);
-    links
-        .add_veth(&port, &far)
-        .with_context(|| format!("cannot wire {host}"))?;
+    links.add_port(&port, BRIDGE, &far)?;
     links.give_away(&far, born.pid)?;
-    links.plug_in(&port, BRIDGE)?;
     born.go()?;
     Ok(born)
 }

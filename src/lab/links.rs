@@ -1,8 +1,7 @@
 //! The links of a lab, one call each. Netlink is spoken by a runtime of one thread, so that no other
 //! thread of this process is in the way of making namespaces.
 
-use std::fmt::Display;
-use std::future::Future;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
@@ -25,75 +24,59 @@ impl Links {
             .context("cannot start a runtime")?;
         let netlink = {
             let _guard = runtime.enter();
-            Netlink::new().context("cannot open netlink")?
+            Netlink::new()?
         };
         Ok(Self { runtime, netlink })
     }
 
     /// Makes a bridge, up.
     pub(crate) fn add_bridge(&self, name: &str) -> Result<()> {
-        self.run(
-            format_args!("add the bridge {name}"),
-            self.netlink.add_bridge(name),
-        )?;
-        self.up(name)
+        self.runtime.block_on(async {
+            self.netlink.add_bridge(name).await?;
+            // The LAN itself is nobody on it.
+            self.netlink.set_no_own_addresses(name).await?;
+            Ok(self.netlink.set_up(name).await?)
+        })
     }
 
-    /// Makes a pair of links that are wired to each other.
-    pub(crate) fn add_veth(&self, one: &str, other: &str) -> Result<()> {
-        self.run(
-            format_args!("add the links {one} and {other}"),
-            self.netlink.add_veth(one, other),
-        )
+    /// Makes a pair of links that are wired to each other: a port of a bridge, and the far end.
+    pub(crate) fn add_port(&self, port: &str, bridge: &str, far: &str) -> Result<()> {
+        self.runtime.block_on(async {
+            self.netlink.add_veth(port, far).await?;
+            self.netlink.set_no_own_addresses(port).await?;
+            self.netlink.set_master(port, bridge).await?;
+            Ok(self.netlink.set_up(port).await?)
+        })
     }
 
     /// Moves a link into the network namespace of a process.
     pub(crate) fn give_away(&self, link: &str, pid: u32) -> Result<()> {
         let namespace = NetNs::of_pid(pid)
             .with_context(|| format!("cannot open the network of process {pid}"))?;
-        self.run(
-            format_args!("move the link {link}"),
-            self.netlink.set_ns(link, &namespace),
-        )
+        Ok(self
+            .runtime
+            .block_on(self.netlink.set_ns(link, &namespace))?)
     }
 
-    /// Makes a link a port of a bridge, and takes it up.
-    pub(crate) fn plug_in(&self, link: &str, bridge: &str) -> Result<()> {
-        self.run(
-            format_args!("plug {link} into {bridge}"),
-            self.netlink.set_master(link, bridge),
-        )?;
-        self.up(link)
+    /// Takes a link that was given to us: its name here, its address, and up.
+    pub(crate) fn take(&self, link: &str, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        self.runtime.block_on(async {
+            self.netlink.rename(link, name).await?;
+            self.netlink
+                .add_address(name, IpAddr::V4(address), prefix)
+                .await?;
+            Ok(self.netlink.set_up(name).await?)
+        })
     }
 
-    /// Renames a link.
-    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.run(
-            format_args!("rename the link {from}"),
-            self.netlink.rename(from, to),
-        )
+    /// Takes the loopback link up.
+    pub(crate) fn loopback(&self) -> Result<()> {
+        Ok(self.runtime.block_on(self.netlink.set_up("lo"))?)
     }
+}
 
-    /// Gives a link an address.
-    pub(crate) fn add_address(&self, link: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
-        let call = self.netlink.add_address(link, IpAddr::V4(address), prefix);
-        self.run(format_args!("give {link} its address"), call)
-    }
-
-    /// Takes a link up.
-    pub(crate) fn up(&self, link: &str) -> Result<()> {
-        self.run(
-            format_args!("take the link {link} up"),
-            self.netlink.set_up(link),
-        )
-    }
-
-    fn run<E>(&self, what: impl Display, call: impl Future<Output = Result<(), E>>) -> Result<()>
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        self.runtime
-            .block_on(call)
-            .with_context(|| format!("cannot {what}"))
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
     }
 }

@@ -172,7 +172,7 @@ mod tests {
         assert!(full.is_full() && full.failures().is_empty());
         let lines = [
             "from \\ to       c1       c2",
-            "c1                    0.84",
+            "c1                     0.84",
             "c2           12.34",
         ];
         assert_eq!(full.to_string(), lines.join("\n"));

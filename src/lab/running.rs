@@ -4,8 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use weft_net::sandbox;
 
 use super::birth::OURSELVES;
 use super::layout::{Layout, Place};
@@ -89,6 +93,7 @@ impl Lab {
             place,
             words: words.join(" "),
             child,
+            within: PATIENCE,
         })
     }
 
@@ -119,7 +124,11 @@ pub(crate) struct Started {
     place: Place,
     words: String,
     child: Child,
+    within: Duration,
 }
+
+/// How long anything the lab runs for its own ends may take.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 impl Started {
     /// Waits for its end and gives back what it printed.
@@ -143,12 +152,31 @@ impl Started {
     /// Waits for its end: whether it succeeded, what it printed, and what it said to standard error.
     ///
     /// # Errors
-    /// If it cannot be waited for.
+    /// If it cannot be waited for, or takes too long and had to be ended.
     pub(crate) fn outcome(self) -> Result<(bool, String, String)> {
-        let output = self
-            .child
+        let Self {
+            place,
+            words,
+            child,
+            within,
+        } = self;
+        let (done, waiting) = mpsc::channel::<()>();
+        let pid = child.id();
+        let watchdog = thread::spawn(move || {
+            let late = waiting.recv_timeout(within) == Err(RecvTimeoutError::Timeout);
+            // What it runs is asked to end too; it is gone already if this fails.
+            late && sandbox::send_signal(pid, sandbox::TERMINATE).is_ok()
+        });
+        let output = child
             .wait_with_output()
-            .with_context(|| format!("cannot wait for `{}`", self.words))?;
+            .with_context(|| format!("cannot wait for `{words}`"))?;
+        drop(done);
+        if watchdog.join().unwrap_or(false) {
+            bail!(
+                "`{words}` on {place} did not end within {} s",
+                within.as_secs()
+            );
+        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((
             output.status.success(),
@@ -189,6 +217,53 @@ fn tail(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn started(script: &str, within: Duration) -> Started {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        Started {
+            place: Place::Host(1),
+            words: script.to_owned(),
+            child,
+            within,
+        }
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended() {
+        let begin = std::time::Instant::now();
+        let error = started("exec sleep 60", Duration::from_millis(50))
+            .finish()
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("on host1 did not end within"),
+            "{error}"
+        );
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_fails_is_told_in_its_own_words() {
+        let error = started("echo out; echo why >&2; exit 3", PATIENCE)
+            .finish()
+            .unwrap_err();
+        assert!(
+            error.to_string().ends_with("on host1 failed: why"),
+            "{error}"
+        );
+        let error = started("echo out; exit 3", PATIENCE).finish().unwrap_err();
+        assert!(error.to_string().ends_with("failed: out"), "{error}");
+        assert_eq!(
+            started("echo out; echo why >&2", PATIENCE)
+                .finish()
+                .unwrap(),
+            "out\n"
+        );
+    }
 
     #[test]
     fn only_the_end_of_a_log_is_shown() {

@@ -39,13 +39,18 @@ pub(crate) fn check() -> Result<(), TunError> {
 }
 
 fn judge(opened: io::Result<()>) -> Result<(), TunError> {
-    opened.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => TunError::Closed,
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => TunError::Missing,
-        // ENXIO and ENODEV: a node without a driver behind it.
-        _ if matches!(error.raw_os_error(), Some(6 | 19)) => TunError::Missing,
-        _ => TunError::Other(error),
-    })
+    /// ENXIO and ENODEV: a node without a driver behind it.
+    const NO_DRIVER: [i32; 2] = [6, 19];
+    let Err(error) = opened else { return Ok(()) };
+    let no_driver = |number| NO_DRIVER.contains(&number);
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        Err(TunError::Closed)
+    } else if error.kind() == io::ErrorKind::NotFound || error.raw_os_error().is_some_and(no_driver)
+    {
+        Err(TunError::Missing)
+    } else {
+        Err(TunError::Other(error))
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Until the last step is done the lab hangs on a leash held by this process (see `lan`), and
 //! whoever interrupts it takes the lab down: no half of a lab is left behind.
 
+use std::fs;
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
 use std::thread;
@@ -65,31 +66,28 @@ impl Rising {
         if locked.dir().running()?.is_some() {
             return Ok(None);
         }
-        let log = locked.new_log()?;
-        let mut born = match Born::bear(Place::Lan, layout, Stdio::from(log)) {
-            Ok(born) => born,
-            Err(error) => {
-                locked.remove()?;
-                return Err(error);
+        let mut record = None;
+        match bear(&locked, layout, &interruption, &mut record) {
+            Ok((record, leash)) => {
+                let lab = Lab::new(name.clone(), record.clone());
+                Ok(Some(Self {
+                    locked,
+                    record,
+                    lab,
+                    leash,
+                    interruption,
+                }))
             }
-        };
-        let record = Record::of(born.pid, layout).context("the lab ended as soon as it began")?;
-        interruption.take_down(locked.dir(), &record);
-        locked.keep(&record)?;
-        let lab = Lab::new(name.clone(), record.clone());
-        match born.go().and_then(|()| born.ready()) {
-            Ok(leash) => Ok(Some(Self {
-                locked,
-                record,
-                lab,
-                leash,
-                interruption,
-            })),
             Err(error) => {
                 interruption.yield_to();
-                record.end()?;
+                record.as_ref().map_or(Ok(()), Record::end)?;
+                let log = fs::read_to_string(locked.dir().log()).unwrap_or_default();
                 locked.remove()?;
-                Err(error)
+                Err(if log.trim().is_empty() {
+                    error
+                } else {
+                    error.context(log.trim().to_owned())
+                })
             }
         }
     }
@@ -216,6 +214,22 @@ impl Rising {
         self.record.end()?;
         Ok(self.locked.remove()?)
     }
+}
+
+/// Bears the lab; `known` says which process is to be ended if that fails.
+fn bear(
+    locked: &LockedDir,
+    layout: Layout,
+    interruption: &Interruption,
+    known: &mut Option<Record>,
+) -> Result<(Record, ChildStdin)> {
+    let mut born = Born::bear(Place::Lan, layout, Stdio::from(locked.new_log()?))?;
+    let record = Record::of(born.pid, layout).context("the lab ended as soon as it began")?;
+    *known = Some(record.clone());
+    interruption.take_down(locked.dir(), &record);
+    locked.keep(&record)?;
+    born.go()?;
+    Ok((record, born.ready()?))
 }
 
 /// What the router on a host says of itself.
