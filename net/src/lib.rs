@@ -17,13 +17,20 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod addresses;
+mod arp;
+pub mod attach;
+pub mod bridge;
 mod capability;
+pub mod fdb;
 mod links;
+pub mod masquerade;
 mod netlink;
 pub mod netns;
 pub mod sandbox;
+pub mod tap;
 #[cfg(test)]
 mod testing;
+pub mod udp;
 
 pub use capability::has_net_admin;
 pub use netlink::{Netlink, NetlinkError};

@@ -1,0 +1,369 @@
+//! A container's interface: a veth pair with one end in the container, the other a port of the
+//! bridge.
+//!
+//! ```text
+//!   container's namespace │ host's namespace
+//!                 ethwe ──┼── weftpl… ── bridge
+//! ```
+//!
+//! A container is a network namespace here, whatever runs in it. All of this runs on threads made
+//! for it, one at a time in this process. What was begun runs to its end even if nobody waits for it
+//! any more, and what was given up before does not begin: so a [`detach`] called because an
+//! [`attach`] was given up finds all that it made.
+//!
+//! Invariant: a failed [`attach`] leaves no interface behind that was not there before.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::route::RouteHeader;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use thiserror::Error;
+use tracing::warn;
+use weft_wire::MacAddr;
+
+use crate::addresses::Route;
+use crate::links::{checked, is_kind, mac_of, master_of, name_of, peer_of, wait_until_forwarding};
+use crate::netlink::Asked;
+use crate::netns::{EnterError, NetNs, with_netlink};
+use crate::{Netlink, NetlinkError, arp};
+
+/// What interface a container should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachSpec {
+    /// The bridge it is plugged into.
+    pub bridge: String,
+    /// The name of the host's end, of at most 15 bytes and no other link's.
+    pub host_ifname: String,
+    /// The name of the container's end: `ethwe`, or what Docker wants.
+    pub ifname: String,
+    /// Its addresses, with the prefixes of their subnets. Those it has already stay.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The network's MTU in bytes.
+    pub mtu: u32,
+    /// Whether multicast leaves by it (unless the container has a way for multicast already).
+    pub multicast_route: bool,
+    /// The resolver's address, if the container should have a way to it.
+    pub dns: Option<Ipv4Addr>,
+}
+
+/// What interface a container has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The MAC of the container's end.
+    pub mac: MacAddr,
+    /// The host's end: as asked for, or as it was if the container was attached already.
+    pub host_ifname: String,
+}
+
+/// One interface of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceView {
+    /// Its name in the container.
+    pub name: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its addresses with the prefixes of their subnets, without those IPv6 gives itself.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Why a container's interface is not as it should be.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The container shares the host's namespace.
+    #[error(
+        "the container has the host's own network: it cannot be attached; use `weft expose` to give the host an address"
+    )]
+    HostNetwork,
+    /// There is no bridge.
+    #[error("there is no bridge {0}: is the router running? start it with `weft launch`")]
+    NoBridge(String),
+    /// The host's end would have the name of another link.
+    #[error(
+        "there is a link {0} on the host already: remove it with `ip link delete {0}` if it is a leftover"
+    )]
+    HostNameTaken(String),
+    /// The container has an interface of this name that is not ours.
+    #[error(
+        "the container has an interface {ifname} that does not lead to the bridge {bridge}: remove or rename it"
+    )]
+    Foreign {
+        /// Its name.
+        ifname: String,
+        /// Where it should lead.
+        bridge: String,
+    },
+    /// A new interface without a MAC: not Ethernet.
+    #[error("the interface {0} has no MAC address")]
+    NoMac(String),
+}
+
+/// Attaches a container, or gives one that is attached more addresses. The neighbours are told of
+/// each IPv4 address.
+///
+/// # Errors
+/// [`AttachError`] says what to do; an interface that was not there before is gone again.
+pub async fn attach(ns: &NetNs, spec: &AttachSpec) -> Result<Attached, AttachError> {
+    let container = foreign(ns)?;
+    let spec = spec.clone();
+    let waiting = Arc::new(());
+    let waited_for = Arc::downgrade(&waiting);
+    let done = with_netlink(ns, async move |host, there| {
+        let _alone = alone();
+        if waited_for.strong_count() == 0 {
+            return Err(EnterError::BrokeOff.into());
+        }
+        let attempt = Attempt {
+            host,
+            there,
+            container,
+            spec,
+        };
+        attempt.run().await
+    });
+    let done = done.await;
+    drop(waiting);
+    done?
+}
+
+/// Takes addresses from a container's interface, or all with `None`, and the interface with the last
+/// one. Answers which of them it had. That there is nothing to take is fine.
+///
+/// # Errors
+/// If the namespace cannot be entered, or the kernel refuses.
+pub async fn detach(
+    ns: &NetNs,
+    ifname: &str,
+    addresses: Option<&[(IpAddr, u8)]>,
+) -> Result<Vec<(IpAddr, u8)>, AttachError> {
+    foreign(ns)?;
+    let ifname = ifname.to_owned();
+    let wanted = addresses.map(<[_]>::to_vec);
+    with_netlink(ns, async move |_, there| {
+        let _alone = alone();
+        if !there.exists(&ifname).await? {
+            return Ok(Vec::new());
+        }
+        let has = there.list_addresses(&ifname).await?;
+        let goes = |address: &(IpAddr, u8)| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| wanted.contains(address))
+        };
+        let (removed, stay): (Vec<_>, Vec<_>) = has.into_iter().partition(goes);
+        if stay.is_empty() {
+            there.del_link(&ifname).await?;
+        } else {
+            there.keep_secondary_addresses(&ifname).await?;
+            for (addr, prefix) in &removed {
+                there.del_address(&ifname, *addr, *prefix).await?;
+            }
+        }
+        Ok(removed)
+    })
+    .await?
+}
+
+/// All interfaces of a container whose names begin like this, in order.
+///
+/// # Errors
+/// If the namespace cannot be entered, or the kernel refuses.
+pub async fn inspect(ns: &NetNs, ifname_prefix: &str) -> Result<Vec<InterfaceView>, AttachError> {
+    let prefix = ifname_prefix.to_owned();
+    with_netlink(ns, async move |_, there| {
+        let mut views = Vec::new();
+        for name in there.list_links(&prefix).await? {
+            let link = there.link(&name).await?;
+            let Some(mac) = mac_of(&link) else {
+                continue;
+            };
+            let addresses = there.list_addresses(&name).await?;
+            views.push(InterfaceView {
+                name,
+                mac,
+                addresses,
+            });
+        }
+        Ok(views)
+    })
+    .await?
+}
+
+/// A handle to the namespace, if it is not our own.
+fn foreign(ns: &NetNs) -> Result<NetNs, AttachError> {
+    let own = NetNs::current().map_err(EnterError::Enter)?;
+    if ns.is_same(&own) {
+        return Err(AttachError::HostNetwork);
+    }
+    Ok(ns.try_clone().map_err(EnterError::Enter)?)
+}
+
+/// One attach or detach at a time. Held by threads made for the work, so no runtime waits for it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One attach, on a thread in the container's namespace.
+struct Attempt {
+    host: Netlink,
+    there: Netlink,
+    container: NetNs,
+    spec: AttachSpec,
+}
+
+impl Attempt {
+    async fn run(&self) -> Result<Attached, AttachError> {
+        let bridge = self.bridge().await?;
+        if let Some(link) = self.there.find_link(&self.spec.ifname).await? {
+            let host_ifname = self.adopt(&link, bridge).await?;
+            return self.configure(host_ifname).await;
+        }
+        self.plug_in(bridge).await?;
+        let done = self.finish().await;
+        if done.is_err()
+            && let Err(error) = self.host.del_link(&self.spec.host_ifname).await
+        {
+            warn!(link = self.spec.host_ifname, %error, "a half-made interface stays");
+        }
+        done
+    }
+
+    async fn bridge(&self) -> Result<u32, AttachError> {
+        match self.host.find_link(&self.spec.bridge).await? {
+            Some(link) if is_kind(&link, &InfoKind::Bridge) => Ok(link.header.index),
+            Some(_) | None => Err(AttachError::NoBridge(self.spec.bridge.clone())),
+        }
+    }
+
+    /// The host's end of an interface that is there already. One whose bridge went away, by a reset
+    /// say, is plugged into ours.
+    async fn adopt(&self, link: &LinkMessage, bridge: u32) -> Result<String, AttachError> {
+        let AttachSpec {
+            bridge: bridge_name,
+            ifname,
+            ..
+        } = &self.spec;
+        let foreign = || AttachError::Foreign {
+            ifname: ifname.clone(),
+            bridge: bridge_name.clone(),
+        };
+        let peer = peer_of(link)
+            .filter(|_| is_kind(link, &InfoKind::Veth))
+            .ok_or_else(foreign)?;
+        let links = self.host.all_links().await?;
+        let far = links.iter().find(|far| {
+            far.header.index == peer
+                && is_kind(far, &InfoKind::Veth)
+                && peer_of(far) == Some(link.header.index)
+        });
+        let far = far.ok_or_else(foreign)?;
+        let host_ifname = name_of(far).to_owned();
+        match master_of(far) {
+            Some(master) if master == bridge => {}
+            Some(_) => return Err(foreign()),
+            None => {
+                self.host.set_master(&host_ifname, bridge_name).await?;
+                self.host.set_up(&host_ifname).await?;
+            }
+        }
+        Ok(host_ifname)
+    }
+
+    /// Makes both ends, each where it belongs, in one step of the kernel.
+    async fn plug_in(&self, bridge: u32) -> Result<(), AttachError> {
+        let AttachSpec {
+            host_ifname,
+            ifname,
+            mtu,
+            ..
+        } = &self.spec;
+        if self.host.exists(host_ifname).await? {
+            return Err(AttachError::HostNameTaken(host_ifname.clone()));
+        }
+        let inside = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(checked(ifname)?)
+            .mtu(*mtu)
+            .setns_by_fd(self.container.as_fd().as_raw_fd())
+            .build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(checked(host_ifname)?)
+            .mtu(*mtu)
+            .controller(bridge)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
+            .build();
+        let added = self.host.handle().link().add(pair).execute().await;
+        Ok(added.to(|| format!("add the veth pair {host_ifname} and {ifname}"))?)
+    }
+
+    async fn finish(&self) -> Result<Attached, AttachError> {
+        let AttachSpec {
+            host_ifname,
+            ifname,
+            ..
+        } = &self.spec;
+        self.host.set_no_own_addresses(host_ifname).await?;
+        self.host.set_up(host_ifname).await?;
+        self.there.keep_secondary_addresses(ifname).await?;
+        self.configure(host_ifname.clone()).await
+    }
+
+    /// Everything that a second attach may change, too.
+    async fn configure(&self, host_ifname: String) -> Result<Attached, AttachError> {
+        let AttachSpec {
+            ifname, addresses, ..
+        } = &self.spec;
+        for (addr, prefix) in addresses {
+            self.there.add_address(ifname, *addr, *prefix).await?;
+        }
+        self.there.set_up(ifname).await?;
+        let link = self.there.link(ifname).await?;
+        let mac = mac_of(&link).ok_or_else(|| AttachError::NoMac(ifname.clone()))?;
+        self.add_routes(link.header.index).await?;
+        wait_until_forwarding(&self.host, &host_ifname).await;
+        self.announce(link.header.index, mac);
+        Ok(Attached { mac, host_ifname })
+    }
+
+    async fn add_routes(&self, index: u32) -> Result<(), NetlinkError> {
+        let route = |addr: Ipv4Addr, prefix| Route {
+            subnet: (addr.into(), prefix),
+            gateway: None,
+            index,
+            table: RouteHeader::RT_TABLE_MAIN.into(),
+        };
+        if self.spec.multicast_route {
+            self.there.add_missing_route(route(MULTICAST, 4)).await?;
+        }
+        if let Some(dns) = self.spec.dns {
+            self.there.replace_route(route(dns, 32)).await?;
+        }
+        Ok(())
+    }
+
+    /// The container can be reached without it, only not at once by those who knew the address
+    /// before.
+    fn announce(&self, index: u32, mac: MacAddr) {
+        for (addr, _) in &self.spec.addresses {
+            let IpAddr::V4(addr) = addr else {
+                continue;
+            };
+            if let Err(error) = arp::announce(index, mac, *addr) {
+                warn!(%addr, %error, "the neighbours were not told of the address");
+            }
+        }
+    }
+}
+
+const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! What the bridge knows of remote MACs.
+//!
+//! The router's port floods but does not learn, so without an entry every frame to a remote
+//! container would be copied to every local one. The router programs an entry for each remote MAC
+//! it knows. The kind is *externally learned*: it neither ages nor goes away with the router, and
+//! yields to a local container that turns up with the MAC.
+
+use futures_util::TryStreamExt;
+use nix::errno::Errno;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use weft_wire::MacAddr;
+
+use crate::netlink::Asked;
+use crate::{Netlink, NetlinkError};
+
+/// Has the bridge send frames for a MAC out of one of its ports.
+///
+/// # Errors
+/// If there is no such link, or it is not a port of a bridge.
+pub async fn fdb_replace(netlink: &Netlink, mac: MacAddr, port: &str) -> Result<(), NetlinkError> {
+    let index = netlink.link_index(port).await?;
+    let request = netlink
+        .handle()
+        .neighbours()
+        .add_bridge(index, &mac.to_bytes())
+        .flags(EXTERN)
+        // Without a state the kernel says EINVAL; a permanent entry would not yield.
+        .state(NeighbourState::Reachable)
+        .replace();
+    request
+        .execute()
+        .await
+        .to(|| format!("add a bridge entry for {mac} at {port}"))
+}
+
+/// Takes such an entry back. That there is none is fine.
+///
+/// # Errors
+/// If there is no such link.
+pub async fn fdb_del(netlink: &Netlink, mac: MacAddr, port: &str) -> Result<(), NetlinkError> {
+    let index = netlink.link_index(port).await?;
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = index;
+    entry.header.flags = NeighbourFlags::Controller;
+    let address = NeighbourAttribute::LinkLayerAddress(mac.to_bytes().to_vec());
+    entry.attributes.push(address);
+    let deleted = netlink.handle().neighbours().del(entry).execute().await;
+    deleted.to_unless(Errno::ENOENT, || {
+        format!("delete the bridge entry for {mac} at {port}")
+    })
+}
+
+/// The MACs of all externally learned entries at a port: what we, or a router before us, put there.
+///
+/// # Errors
+/// If there is no such link.
+pub async fn fdb_dump_extern(netlink: &Netlink, port: &str) -> Result<Vec<MacAddr>, NetlinkError> {
+    let index = netlink.link_index(port).await?;
+    let request = netlink
+        .handle()
+        .neighbours()
+        .get()
+        .set_address_family(AddressFamily::Bridge);
+    let entries: Vec<NeighbourMessage> = request
+        .execute()
+        .try_collect()
+        .await
+        .to(|| format!("list the bridge entries at {port}"))?;
+    let ours = entries.iter().filter(|entry| {
+        entry.header.ifindex == index && entry.header.flags.contains(NeighbourFlags::ExtLearned)
+    });
+    let mut macs: Vec<MacAddr> = ours.filter_map(mac_of).collect();
+    macs.sort_unstable();
+    Ok(macs)
+}
+
+fn mac_of(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry.attributes.iter().find_map(|attribute| {
+        let NeighbourAttribute::LinkLayerAddress(bytes) = attribute else {
+            return None;
+        };
+        Some(MacAddr::from_bytes(bytes.as_slice().try_into().ok()?))
+    })
+}
+
+const EXTERN: NeighbourFlags = NeighbourFlags::Controller.union(NeighbourFlags::ExtLearned);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::{BridgeConfig, enslave_tap, ensure_bridge};
+    use crate::tap::Tap;
+    use crate::testing;
+
+    const NEAR: MacAddr = MacAddr::from_bytes([0x02, 0, 0, 0, 0, 1]);
+    const FAR: MacAddr = MacAddr::from_bytes([0x02, 0, 0, 0, 0, 2]);
+
+    async fn bridge_with_tap(netlink: &Netlink) -> Tap {
+        let mac = MacAddr::from_bytes([0x7a, 0, 0, 0, 0, 9]);
+        let config = BridgeConfig {
+            name: "weft".to_owned(),
+            mac,
+            mtu: 1376,
+        };
+        ensure_bridge(netlink, &config).await.unwrap();
+        let tap = Tap::attach("weft-tap").unwrap();
+        enslave_tap(netlink, "weft-tap", "weft").await.unwrap();
+        tap
+    }
+
+    #[test]
+    fn entries_come_and_go() {
+        testing::in_namespace(async |netlink, _| {
+            let _tap = bridge_with_tap(&netlink).await;
+            for mac in [FAR, NEAR, FAR] {
+                fdb_replace(&netlink, mac, "weft-tap").await.unwrap();
+            }
+            assert_eq!(
+                fdb_dump_extern(&netlink, "weft-tap").await.unwrap(),
+                [NEAR, FAR]
+            );
+            fdb_del(&netlink, NEAR, "weft-tap").await.unwrap();
+            fdb_del(&netlink, NEAR, "weft-tap").await.unwrap();
+            assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), [FAR]);
+            assert_eq!(fdb_dump_extern(&netlink, "weft").await.unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn entries_outlive_the_router() {
+        testing::in_namespace(async |netlink, _| {
+            let tap = bridge_with_tap(&netlink).await;
+            fdb_replace(&netlink, FAR, "weft-tap").await.unwrap();
+            drop(tap);
+            assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), [FAR]);
+        });
+    }
+
+    #[test]
+    fn a_link_that_is_no_port_is_refused() {
+        testing::in_namespace(async |netlink, _| {
+            netlink.add_veth("a", "b").await.unwrap();
+            let error = fdb_replace(&netlink, FAR, "a").await.unwrap_err();
+            assert!(
+                error.to_string().contains("cannot add a bridge entry"),
+                "{error}"
+            );
+        });
+    }
+}

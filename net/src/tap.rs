@@ -1,0 +1,351 @@
+//! The router's end of its port on the bridge: frames out of the kernel, frames into it.
+//!
+//! Synchronous, for the plain threads of the data plane. The device is *persistent*: it stays when
+//! the router ends, so that the bridge keeps its port, its entries and its MTU over a restart; while
+//! nobody is attached it has no carrier and nothing queues up.
+//!
+//! Invariant: one reader at a time. A device somebody else is attached to is another router's.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use thiserror::Error;
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// An attached TAP device. One thread may receive while others send.
+#[derive(Debug)]
+pub struct Tap {
+    device: Device,
+    /// Readable, because at its end, once the other half is gone.
+    stopped: PipeReader,
+    stop: Mutex<Option<PipeWriter>>,
+}
+
+/// Why there is no TAP device.
+#[derive(Debug, Error)]
+pub enum TapError {
+    /// Somebody is attached to it.
+    #[error(
+        "the TAP device {0} is in use: another weft router is running with it; stop that one, or choose another name with --tap"
+    )]
+    Busy(String),
+    /// There is no way to the TUN/TAP driver.
+    #[error(
+        "cannot open {TUN}: {0}; load the driver with `modprobe tun`; in a container, start it with `--device {TUN}`"
+    )]
+    NoDriver(#[source] io::Error),
+    /// We may not make or attach to devices.
+    #[error(
+        "cannot attach to the TAP device {name}: {source}; weft needs the capability CAP_NET_ADMIN: run it as root, or its container with `--cap-add NET_ADMIN`"
+    )]
+    Forbidden {
+        /// The device.
+        name: String,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// There is a link of this name that is no TAP device.
+    #[error(
+        "there is a link {0} that is not a TAP device: remove it, or choose another name with --tap"
+    )]
+    NotATap(String),
+    /// It failed otherwise.
+    #[error("cannot attach to the TAP device {name}: {source}")]
+    Attach {
+        /// The device.
+        name: String,
+        /// How it failed.
+        source: io::Error,
+    },
+}
+
+impl Tap {
+    /// Attaches to a device of this network namespace. If there is none, or one of another kind
+    /// (several queues, no Ethernet), it is made anew, and then has yet to become a port of the bridge.
+    ///
+    /// # Errors
+    /// [`TapError`] says what to do.
+    pub fn attach(name: &str) -> Result<Self, TapError> {
+        let device = match open(name, Kind::OURS) {
+            Err(error) if error.raw_os_error() == Some(EINVAL) => {
+                remove_other_kinds(name);
+                open(name, Kind::OURS)
+            }
+            other => other,
+        };
+        let device = device.map_err(|error| explain(name, error))?;
+        let failed = |source| TapError::Attach {
+            name: name.to_owned(),
+            source,
+        };
+        device.persist().map_err(failed)?;
+        device.set_nonblocking(true).map_err(failed)?;
+        let (stopped, stop) = io::pipe().map_err(failed)?;
+        Ok(Self {
+            device: Device(device),
+            stopped,
+            stop: Mutex::new(Some(stop)),
+        })
+    }
+
+    /// Waits for the next frame and copies it to the front of `buf`, cut off if there is too little
+    /// room. Answers its length.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after [`Tap::stop`]; anything else means that the device is gone.
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.device.0.recv(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Hands a frame to the bridge. Never waits.
+    ///
+    /// # Errors
+    /// If the device is down or gone, or has no room.
+    pub fn send(&self, frame: &[u8]) -> io::Result<usize> {
+        self.device.0.send(frame)
+    }
+
+    /// Has [`Tap::recv`] end at once, in whatever thread, now and for ever.
+    pub fn stop(&self) {
+        // A thread that panicked with the lock held has not left anything half done.
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        *stop = None;
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut ready = [
+            PollFd::new(self.device.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let [_, stopped] = ready;
+        if stopped.any().unwrap_or(false) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+/// The library's device prints nothing of itself.
+struct Device(SyncDevice);
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Device").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+/// What must agree when attaching to a device that is there already.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    layer: Layer,
+    queues: bool,
+}
+
+impl Kind {
+    const OURS: Self = Self {
+        layer: Layer::L2,
+        queues: false,
+    };
+    const OTHERS: [Self; 3] = [
+        Self {
+            layer: Layer::L2,
+            queues: true,
+        },
+        Self {
+            layer: Layer::L3,
+            queues: false,
+        },
+        Self {
+            layer: Layer::L3,
+            queues: true,
+        },
+    ];
+}
+
+fn open(name: &str, kind: Kind) -> io::Result<SyncDevice> {
+    DeviceBuilder::new()
+        .name(name)
+        .layer(kind.layer)
+        .with(|options| {
+            options.multi_queue(kind.queues);
+        })
+        // Whether it is up is decided when it is a port of the bridge.
+        .inherit_enable_state()
+        .build_sync()
+}
+
+/// A device of another kind is ours from an older or newer weft, or left by somebody: attached to in
+/// its own way, it can be made to vanish. If it cannot, attaching will say so.
+fn remove_other_kinds(name: &str) {
+    for kind in Kind::OTHERS {
+        if let Ok(device) = open(name, kind) {
+            // SAFETY: the descriptor is open, and the request takes its argument by value.
+            let _ = unsafe { tun_set_persist(device.as_raw_fd(), 0) };
+            return;
+        }
+    }
+}
+
+fn explain(name: &str, source: io::Error) -> TapError {
+    if let Err(error) = File::options().read(true).write(true).open(TUN) {
+        return TapError::NoDriver(error);
+    }
+    let name = name.to_owned();
+    match source.raw_os_error() {
+        Some(EBUSY) => TapError::Busy(name),
+        Some(EPERM) => TapError::Forbidden { name, source },
+        Some(EINVAL) => TapError::NotATap(name),
+        Some(_) | None => TapError::Attach { name, source },
+    }
+}
+
+nix::ioctl_write_int! {
+    /// Whether the device stays when nobody is attached, by linux/if_tun.h.
+    tun_set_persist, b'T', 203
+}
+
+const TUN: &str = "/dev/net/tun";
+const EPERM: i32 = Errno::EPERM as i32;
+const EBUSY: i32 = Errno::EBUSY as i32;
+const EINVAL: i32 = Errno::EINVAL as i32;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing;
+
+    fn frame(tail: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+        frame.extend(tail);
+        frame.resize(60, 0);
+        frame
+    }
+
+    #[test]
+    fn a_device_in_use_is_another_routers() {
+        testing::in_namespace(async |_, _| {
+            let _tap = Tap::attach("weft-tap").unwrap();
+            let error = Tap::attach("weft-tap").unwrap_err();
+            assert!(matches!(error, TapError::Busy(_)), "{error}");
+            assert!(error.to_string().contains("--tap"), "{error}");
+        });
+    }
+
+    #[test]
+    fn the_device_outlives_the_router_and_is_attached_to_again() {
+        testing::in_namespace(async |netlink, _| {
+            let tap = Tap::attach("weft-tap").unwrap();
+            let index = netlink.link_index("weft-tap").await.unwrap();
+            drop(tap);
+            assert!(netlink.exists("weft-tap").await.unwrap());
+            let _tap = Tap::attach("weft-tap").unwrap();
+            assert_eq!(netlink.link_index("weft-tap").await.unwrap(), index);
+        });
+    }
+
+    #[test]
+    fn a_device_of_another_kind_is_made_anew() {
+        for kind in Kind::OTHERS {
+            testing::in_namespace(async move |netlink, _| {
+                open("weft-tap", kind).unwrap().persist().unwrap();
+                let index = netlink.link_index("weft-tap").await.unwrap();
+                let _tap = Tap::attach("weft-tap").unwrap();
+                assert_ne!(
+                    netlink.link_index("weft-tap").await.unwrap(),
+                    index,
+                    "{kind:?}"
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn another_kind_of_link_is_not_touched() {
+        testing::in_namespace(async |netlink, _| {
+            netlink.add_bridge("weft-tap").await.unwrap();
+            let error = Tap::attach("weft-tap").unwrap_err();
+            assert!(matches!(error, TapError::NotATap(_)), "{error}");
+            assert!(netlink.exists("weft-tap").await.unwrap());
+        });
+    }
+
+    #[test]
+    fn frames_pass_both_ways() {
+        testing::in_namespace(async |netlink, _| {
+            let one = Tap::attach("one").unwrap();
+            let other = Tap::attach("other").unwrap();
+            netlink.add_bridge("lan").await.unwrap();
+            for link in ["one", "other"] {
+                netlink.set_no_own_addresses(link).await.unwrap();
+                netlink.set_master(link, "lan").await.unwrap();
+                netlink.set_up(link).await.unwrap();
+            }
+            netlink.set_no_own_addresses("lan").await.unwrap();
+            netlink.set_up("lan").await.unwrap();
+            crate::links::wait_until_forwarding(&netlink, "one").await;
+            crate::links::wait_until_forwarding(&netlink, "other").await;
+            let mut buf = [0; 128];
+            for (from, to) in [(&one, &other), (&other, &one)] {
+                let sent = frame(b"hello");
+                from.send(&sent).unwrap();
+                let len = to.recv(&mut buf).unwrap();
+                assert_eq!(&buf[..len], sent);
+            }
+        });
+    }
+
+    #[test]
+    fn sending_into_a_device_that_is_down_is_refused() {
+        testing::in_namespace(async |_, _| {
+            let tap = Tap::attach("weft-tap").unwrap();
+            assert!(tap.send(&frame(b"hello")).is_err());
+        });
+    }
+
+    #[test]
+    fn stopping_ends_a_waiting_thread() {
+        testing::in_namespace(async |_, _| {
+            let tap = Arc::new(Tap::attach("weft-tap").unwrap());
+            let reader = Arc::clone(&tap);
+            let thread = thread::spawn(move || reader.recv(&mut [0; 128]));
+            thread::sleep(Duration::from_millis(20));
+            tap.stop();
+            tap.stop();
+            let error = thread.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(
+                tap.recv(&mut [0; 128]).unwrap_err().kind(),
+                io::ErrorKind::BrokenPipe
+            );
+        });
+    }
+
+    #[test]
+    fn a_device_removed_under_us_is_an_error_not_a_wait() {
+        testing::in_namespace(async |netlink, _| {
+            let tap = Tap::attach("weft-tap").unwrap();
+            netlink.del_link("weft-tap").await.unwrap();
+            assert!(tap.recv(&mut [0; 128]).is_err());
+        });
+    }
+}
