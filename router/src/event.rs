@@ -45,8 +45,8 @@ pub enum Event {
         /// What to write.
         bytes: Vec<u8>,
     },
-    /// End a control connection (or a dial) once what was transmitted is written. No
-    /// `handle_closed` is needed for it.
+    /// End a control connection (or a dial) once what was transmitted is written, and forget it:
+    /// nothing more comes about it, and nothing need be told. Comes after `handle_closed` too.
     Close {
         /// The connection.
         conn: ConnId,

@@ -19,20 +19,29 @@
 //! repeated byte for byte.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod config;
-mod control;
 mod connect;
+mod control;
+mod dial;
+mod discovery;
 pub mod drop_reason;
 mod event;
+mod failures;
 pub mod flood;
 mod identity;
+mod keys;
+mod link;
 pub mod macs;
+mod mesh;
+mod pulse;
 mod router;
 pub mod routes;
 pub mod session;
 mod status;
 mod subnet;
 pub mod switch;
+mod throttle;
 pub mod topology;
 
 pub use config::Config;

@@ -104,11 +104,21 @@ mod tests {
 
     #[test]
     fn what_is_no_subnet_is_refused_in_words() {
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "x/8", "fd00::/129", "10.0.0.0/-1"] {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "x/8",
+            "fd00::/129",
+            "10.0.0.0/-1",
+        ] {
             let error = text.parse::<Subnet>().unwrap_err();
             assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
         }
         let error = "10.0.0.1/8".parse::<Subnet>().unwrap_err();
-        assert!(error.to_string().ends_with("would be 10.0.0.0/8"), "{error}");
+        assert!(
+            error.to_string().ends_with("would be 10.0.0.0/8"),
+            "{error}"
+        );
     }
 }

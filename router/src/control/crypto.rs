@@ -109,11 +109,14 @@ impl Dh for Agreement {
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let ours = PrivateKey::from_private_key(&X25519, self.secret.as_slice()).map_err(|_| Error::Dh)?;
+        let ours =
+            PrivateKey::from_private_key(&X25519, self.secret.as_slice()).map_err(|_| Error::Dh)?;
         // Snow hands over a buffer of its largest key length, of which ours are the first bytes.
         let theirs = UnparsedPublicKey::new(&X25519, pubkey.get(..KEY_LEN).ok_or(Error::Dh)?);
         agree(&ours, theirs, Error::Dh, |shared| {
-            out.get_mut(..KEY_LEN).ok_or(Error::Dh)?.copy_from_slice(shared);
+            out.get_mut(..KEY_LEN)
+                .ok_or(Error::Dh)?
+                .copy_from_slice(shared);
             Ok(())
         })
     }
@@ -159,7 +162,10 @@ impl Aead {
     fn seal(&self, nonce: u64, ad: &[u8], plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
         let (body, rest) = out.split_at_mut_checked(plaintext.len())?;
         body.copy_from_slice(plaintext);
-        let sealed = self.0.as_ref()?.seal_in_place_separate_tag(nonce_of(nonce), Aad::from(ad), body);
+        let sealed =
+            self.0
+                .as_ref()?
+                .seal_in_place_separate_tag(nonce_of(nonce), Aad::from(ad), body);
         let (Ok(tag), Some(room)) = (sealed, rest.first_chunk_mut::<TAG_LEN>()) else {
             body.zeroize();
             return None;
@@ -175,7 +181,9 @@ impl Cipher for Aead {
     }
 
     fn set(&mut self, key: &[u8; KEY_LEN]) {
-        self.0 = UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new);
+        self.0 = UnboundKey::new(&CHACHA20_POLY1305, key)
+            .ok()
+            .map(LessSafeKey::new);
     }
 
     /// Snow leaves no way to fail; 0 bytes written is a message the other side refuses.
@@ -183,14 +191,22 @@ impl Cipher for Aead {
         self.seal(nonce, authtext, plaintext, out).unwrap_or(0)
     }
 
-    fn decrypt(&self, nonce: u64, authtext: &[u8], ciphertext: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+    fn decrypt(
+        &self,
+        nonce: u64,
+        authtext: &[u8],
+        ciphertext: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, Error> {
         let key = self.0.as_ref().ok_or(Error::Decrypt)?;
         // Not in `out`, which has no room for the tag; and nothing forged is left in it.
         let mut buffer = Zeroizing::new(ciphertext.to_vec());
         let opened = key
             .open_in_place(nonce_of(nonce), Aad::from(authtext), &mut buffer)
             .map_err(|_| Error::Decrypt)?;
-        out.get_mut(..opened.len()).ok_or(Error::Decrypt)?.copy_from_slice(opened);
+        out.get_mut(..opened.len())
+            .ok_or(Error::Decrypt)?
+            .copy_from_slice(opened);
         Ok(opened.len())
     }
 
@@ -240,7 +256,9 @@ mod tests {
 
     #[test]
     fn what_is_sealed_opens_with_the_same_counter_and_data_only() {
-        let mut cipher = resolver(1).resolve_cipher(&CipherChoice::ChaChaPoly).unwrap();
+        let mut cipher = resolver(1)
+            .resolve_cipher(&CipherChoice::ChaChaPoly)
+            .unwrap();
         let mut out = [0; 64];
         assert_eq!(cipher.encrypt(0, b"ad", b"text", &mut out), 0, "no key yet");
         cipher.set(&[7; 32]);
@@ -251,7 +269,11 @@ mod tests {
         assert_eq!(&back[..4], b"text");
         assert!(cipher.decrypt(4, b"ad", &out[..len], &mut back).is_err());
         assert!(cipher.decrypt(3, b"other", &out[..len], &mut back).is_err());
-        assert_eq!(cipher.encrypt(3, b"ad", b"text", &mut out[..19]), 0, "no room");
+        assert_eq!(
+            cipher.encrypt(3, b"ad", b"text", &mut out[..19]),
+            0,
+            "no room"
+        );
         cipher.rekey();
         assert!(cipher.decrypt(3, b"ad", &out[..len], &mut back).is_err());
     }

@@ -44,7 +44,9 @@ pub(crate) struct Credentials {
 pub(crate) enum PreambleError {
     #[error("not a weft router: {0}")]
     NotWeft(#[from] Malformed),
-    #[error("one end speaks protocol {PROTOCOL}, the other {oldest} to {newest}; upgrade the older weft")]
+    #[error(
+        "one end speaks protocol {PROTOCOL}, the other {oldest} to {newest}; upgrade the older weft"
+    )]
     Version { oldest: u8, newest: u8 },
     #[error("the two cluster names differ; both ends need the same --cluster")]
     Cluster,
@@ -67,7 +69,10 @@ impl PreambleError {
 impl Credentials {
     /// What we send first.
     pub(super) fn preamble(&self) -> Preamble {
-        let hash = digest(&SHA256, &[b"weft-cluster-v1 ", self.cluster.as_bytes()].concat());
+        let hash = digest(
+            &SHA256,
+            &[b"weft-cluster-v1 ", self.cluster.as_bytes()].concat(),
+        );
         Preamble {
             oldest: PROTOCOL,
             newest: PROTOCOL,
@@ -94,7 +99,12 @@ impl Credentials {
         Ok(self.build(side, &prologue, seed))
     }
 
-    fn build(&self, side: Side, prologue: &[u8], seed: Zeroizing<[u8; 32]>) -> Result<HandshakeState, snow::Error> {
+    fn build(
+        &self,
+        side: Side,
+        prologue: &[u8],
+        seed: Zeroizing<[u8; 32]>,
+    ) -> Result<HandshakeState, snow::Error> {
         let params: NoiseParams = PATTERN.parse()?;
         let open = Psk::open();
         let psk = self.psk.as_ref().unwrap_or(&open);

@@ -1,0 +1,302 @@
+//! Who may be the connection of a peer.
+//!
+//! One connection per pair. When both dialled, the one begun by the smaller static key goes on; the
+//! peer with the smaller key decides and closes the other one, so that the two never decide
+//! differently. An established connection is never given up for another one of the same run, and
+//! before a second run of a peer is believed (a restart, or a clone of its disk?) the first one is
+//! asked for a sign of life.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use weft_wire::control::{Hello, Refusal, RefusalReason};
+
+use crate::control::Side;
+use crate::keys::Keys;
+use crate::link::{Link, Origin, Stage, Up};
+use crate::pulse::Pulse;
+use crate::{ConnId, Event};
+
+use super::Router;
+use super::ending::End;
+
+/// What becomes of a connection whose peer has said who it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Admit,
+    Refuse(Refusal),
+    /// Takes the place of this one.
+    Replace(ConnId),
+    /// Unless this one lives.
+    Contest(ConnId),
+    /// The other side decides between it and this one.
+    Standby(ConnId),
+}
+
+impl Router {
+    /// The other side has said who it is.
+    pub(super) fn meet(&mut self, conn: ConnId, hello: Hello, now: Instant) {
+        if hello.port == 0 {
+            return self.not_due(conn, "hello without a port", now);
+        }
+        let Some(link) = self.conns.links.get_mut(&conn) else {
+            return;
+        };
+        if let Origin::Target(target) = &link.origin {
+            self.targets.leads_to(target, hello.name);
+        }
+        link.hello = Some(hello);
+        self.admit(conn, now);
+    }
+
+    /// Decides about a connection; again when what it waited for is gone.
+    pub(super) fn admit(&mut self, conn: ConnId, now: Instant) {
+        let Some(verdict) = self
+            .conns
+            .links
+            .get(&conn)
+            .and_then(|link| self.judge(link))
+        else {
+            return;
+        };
+        match verdict {
+            Verdict::Admit => self.install(conn, false, now),
+            Verdict::Refuse(refusal) => self.end(conn, End::Refuse(refusal), now),
+            Verdict::Replace(old) => self.replace(old, conn, now),
+            Verdict::Standby(over) => {
+                let deadline = now + STANDBY;
+                self.set_stage(conn, Stage::Standby { over, deadline });
+            }
+            Verdict::Contest(over) => self.contest(over, conn, now),
+        }
+    }
+
+    /// The connection `conn` becomes its peer's in place of `old`, which is told to go.
+    pub(super) fn replace(&mut self, old: ConnId, conn: ConnId, now: Instant) {
+        let synced = self
+            .conns
+            .links
+            .get(&old)
+            .and_then(Link::up)
+            .is_some_and(|up| up.synced);
+        // Not named as its peer's any more, so its end is not the peer's.
+        self.conns.peers.retain(|_, held| *held != old);
+        self.install(conn, synced, now);
+        let refusal = Refusal::new(
+            RefusalReason::Duplicate,
+            "another connection between the two was kept",
+        );
+        self.end(old, End::Refuse(refusal), now);
+    }
+
+    /// A contested connection has shown that it lives.
+    pub(super) fn settle_contest(&mut self, held: ConnId, now: Instant) {
+        let Some(holder) = self.conns.links.get_mut(&held) else {
+            return;
+        };
+        if let Some(up) = holder.up_mut() {
+            up.challenged = false;
+        }
+        let Some(holding) = holder.hello.clone() else {
+            return;
+        };
+        for conn in self.waiting_for(held) {
+            let hello = self
+                .conns
+                .links
+                .get(&conn)
+                .and_then(|link| link.hello.as_ref());
+            let run = hello.map(|hello| (hello.started, hello.uid));
+            let contest = self.conns.links.get(&conn).is_some_and(Link::is_held);
+            match run {
+                Some(run) if contest && run.1 == holding.uid => {
+                    let refusal =
+                        Refusal::new(RefusalReason::Duplicate, "the connection there is works");
+                    self.end(conn, End::Refuse(refusal), now);
+                }
+                Some(run) if contest && run < (holding.started, holding.uid) => {
+                    let by = self.conns.links.get(&conn).map(|link| link.remote);
+                    self.end(held, End::Refuse(clone_of(by)), now);
+                    return;
+                }
+                Some(_) if contest => {
+                    let by = self.conns.links.get(&held).map(|link| link.remote);
+                    self.end(conn, End::Refuse(clone_of(by)), now);
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Connections whose fate hangs on this one.
+    pub(super) fn waiting_for(&self, over: ConnId) -> Vec<ConnId> {
+        let links = self.conns.links.iter();
+        links
+            .filter(|(_, link)| link.waits_for() == Some(over))
+            .map(|(conn, _)| *conn)
+            .collect()
+    }
+
+    fn judge(&self, link: &Link) -> Option<Verdict> {
+        let (key, hello) = (link.key?, link.hello.as_ref()?);
+        if let Err(refusal) = self
+            .check_us(&key, hello)
+            .and_then(|()| self.check_pools(hello))
+        {
+            return Some(Verdict::Refuse(refusal));
+        }
+        let held = self.conns.peers.get(&hello.name).copied();
+        let Some((held, holder)) = held.and_then(|held| Some((held, self.conns.links.get(&held)?)))
+        else {
+            return Some(match self.limit_reached() {
+                false => Verdict::Admit,
+                true => Verdict::Refuse(self.over_limit()),
+            });
+        };
+        if holder.key != Some(key) {
+            return Some(Verdict::Refuse(name_clash(holder.remote)));
+        }
+        if holder.hello.as_ref().map(|holding| holding.uid) != Some(hello.uid) {
+            return Some(Verdict::Contest(held));
+        }
+        let we_decide = (*self.config.identity.public(), self.config.name) < (key, hello.name);
+        Some(if !we_decide {
+            Verdict::Standby(held)
+        } else if holder.is_established() {
+            Verdict::Contest(held)
+        } else if link.side == Side::Initiator && holder.side == Side::Responder {
+            Verdict::Replace(held)
+        } else {
+            let text = "another connection between the two is being made";
+            Verdict::Refuse(Refusal::new(RefusalReason::Duplicate, text))
+        })
+    }
+
+    /// Is it ourselves at the other end, or somebody who passes for us?
+    fn check_us(&self, key: &[u8; 32], hello: &Hello) -> Result<(), Refusal> {
+        let ours = key == self.config.identity.public();
+        if ours && hello.uid == self.config.uid {
+            let text = "this address leads back to the router that dialled it";
+            return Err(Refusal::new(RefusalReason::OwnAddress, text));
+        }
+        if hello.name != self.config.name {
+            return Ok(());
+        }
+        if ours {
+            let text = "both ends have the same key and name, as after cloning a disk; \
+                        run `weft reset --identity` on one of them";
+            return Err(Refusal::new(RefusalReason::Clone, text));
+        }
+        let text = "both ends have the same name; give one of them another --name";
+        Err(Refusal::new(RefusalReason::NameClash, text))
+    }
+
+    /// A peer that gives out no addresses (no pools) may have any neighbour.
+    fn check_pools(&self, hello: &Hello) -> Result<(), Refusal> {
+        let sorted = |pools: &[String]| {
+            let mut pools = pools.to_vec();
+            pools.sort();
+            pools
+        };
+        let (ours, theirs) = (sorted(&self.config.pools), sorted(&hello.pools));
+        if ours == theirs || ours.is_empty() || theirs.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "{} here, {} at the other end; both need the same --ipalloc-range",
+            ours.join(","),
+            theirs.join(",")
+        );
+        Err(Refusal::new(RefusalReason::Range, text))
+    }
+
+    fn over_limit(&self) -> Refusal {
+        let text = format!(
+            "there are {} already; see --conn-limit",
+            self.config.conn_limit
+        );
+        Refusal::new(RefusalReason::Limit, text)
+    }
+
+    fn contest(&mut self, over: ConnId, conn: ConnId, now: Instant) {
+        let Some(link) = self.conns.links.get_mut(&over) else {
+            return;
+        };
+        let patience = if link.is_established() {
+            SHORT_CONTEST
+        } else {
+            LONG_CONTEST
+        };
+        if let Some(up) = link.up_mut() {
+            up.challenged = true;
+            if up.keys.can_send() {
+                let heartbeat = up.pulse.ask(now);
+                self.events.push_back(Event::SendHeartbeat {
+                    conn: over,
+                    heartbeat,
+                });
+            }
+        }
+        let deadline = now + patience;
+        self.set_stage(conn, Stage::Contest { over, deadline });
+    }
+
+    /// Makes a connection its peer's.
+    pub(super) fn install(&mut self, conn: ConnId, synced: bool, now: Instant) {
+        let Some(link) = self.conns.links.get_mut(&conn) else {
+            return;
+        };
+        let Some(hello) = link.hello.clone() else {
+            return;
+        };
+        let keys = Keys::new(self.config.aes && hello.aes, now);
+        let pulse = Pulse::new(self.epoch, link.datagrams_to(), now);
+        let mut up = Up::new(keys, pulse, now);
+        up.synced = synced;
+        link.stage = Stage::Up(Box::new(up));
+        let (peer, remote) = (hello.name, link.remote);
+        if link.origin == Origin::Inbound {
+            self.throttle.finish(remote.ip());
+        }
+        self.conns.peers.insert(peer, conn);
+        self.targets.peer_connected(peer, conn);
+        self.discovery.peer_connected(peer, conn);
+        self.failures.connected(peer, remote);
+        self.events
+            .push_back(Event::Connected { peer, conn, hello });
+        self.conns.released.push(conn);
+        self.links_changed = true;
+        self.offer_key(conn, now);
+    }
+
+    fn set_stage(&mut self, conn: ConnId, stage: Stage) {
+        if let Some(link) = self.conns.links.get_mut(&conn) {
+            link.stage = stage;
+        }
+    }
+}
+
+fn name_clash(with: SocketAddr) -> Refusal {
+    let text = format!(
+        "with {with}, which has the same name and another key; give one of them another --name"
+    );
+    Refusal::new(RefusalReason::NameClash, text)
+}
+
+fn clone_of(other: Option<SocketAddr>) -> Refusal {
+    let with = other.map_or_else(
+        || "with another peer".to_owned(),
+        |other| format!("with {other}"),
+    );
+    let text = format!(
+        "{with}, which has the same key too, as after cloning a disk; run `weft reset --identity` on one of them"
+    );
+    Refusal::new(RefusalReason::Clone, text)
+}
+
+/// How long the other side may take to decide; longer than a contest there.
+const STANDBY: Duration = Duration::from_secs(10);
+/// How long an established connection has to answer: several round trips over UDP.
+const SHORT_CONTEST: Duration = Duration::from_secs(3);
+/// How long one without UDP has: more than the interval of control heartbeats.
+const LONG_CONTEST: Duration = Duration::from_secs(6);
