@@ -26,7 +26,7 @@ pub enum AddressSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParseAddressError {
     /// The part after `ip:` or `net:` is no CIDR.
-    #[error(transparent)]
+    #[error("{0}")]
     Cidr(#[from] ParseCidrError),
     /// A single address was meant, but the prefix length is missing.
     #[error("{0} has no prefix length: write {0}/N, N being that of its subnet")]

@@ -56,7 +56,7 @@ pub enum DockerError {
         field: &'static str,
     },
     /// The id is not one we can keep.
-    #[error(transparent)]
+    #[error("{0}")]
     Id(#[from] ContainerIdError),
     /// The daemon could not be asked.
     #[error("cannot ask Docker on {}: {source}", socket.display())]

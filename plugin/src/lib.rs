@@ -1,12 +1,26 @@
-//! Putting containers on the network, from outside the router.
+//! Putting containers on the network, from outside the router: callers of `api` that use `net`.
 //!
-//! [`Target`] and [`AddressSpec`] are what people type; [`docker`] knows which process a container
-//! is.
+//! The router gives out addresses and names and owns the bridge; whoever attaches a container makes
+//! the interface, in the namespaces where it runs. So attaching works for anything with a network
+//! namespace, and the router need not know Docker.
+//!
+//! [`Target`] and [`AddressSpec`] are what people type; [`find`] turns the first into a
+//! [`Container`]; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
+//!
+//! Invariant: a command that fails has given back whatever it was given on the way.
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod attach;
+pub mod detach;
 pub mod docker;
+pub mod expose;
+pub mod find;
+pub mod list;
+pub mod names;
+mod obtain;
 pub mod target;
 
 pub use address::{AddressSpec, ParseAddressError};
+pub use find::Container;
 pub use target::{ParseTargetError, Target};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
+use weft_api::ContainerId;
 
 /// A container, as typed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +33,18 @@ pub enum ParseTargetError {
     /// Not a name that Docker allows.
     #[error("{0:?} is not a container: give a Docker name or id, pid:N, netns:NAME or netns:/PATH")]
     Name(String),
+}
+
+impl Target {
+    /// How to name the container an id was made for; none for what is no container.
+    pub fn of_id(id: &ContainerId) -> Option<Self> {
+        let id = id.as_str();
+        if let Some(process) = id.strip_prefix("pid-") {
+            let (pid, _start) = process.split_once('-')?;
+            return pid.parse().ok().map(Self::Pid);
+        }
+        id.parse().ok()
+    }
 }
 
 impl FromStr for Target {
@@ -104,6 +117,19 @@ mod tests {
         assert_eq!(target("netns:c1"), Target::NetNs("/run/netns/c1".into()));
         let path = Target::NetNs("/proc/1/ns/net".into());
         assert_eq!(target("netns:/proc/1/ns/net"), path);
+    }
+
+    #[test]
+    fn an_id_is_turned_into_what_names_it() {
+        let named = |id: &str| Target::of_id(&ContainerId::new(id).unwrap());
+        assert_eq!(named("pid-17-4242"), Some(Target::Pid(17)));
+        let path = Target::NetNs("/run/netns/c1".into());
+        assert_eq!(named("netns:/run/netns/c1"), Some(path));
+        assert_eq!(
+            named("0123456789ab"),
+            Some(Target::Docker("0123456789ab".to_owned()))
+        );
+        assert_eq!(named(ContainerId::EXPOSE), None);
     }
 
     #[test]

@@ -1,0 +1,144 @@
+//! Taking addresses back from a container, and the interface with the last one.
+//!
+//! Nothing here waits for other peers, so that a container can always be taken down; and nothing
+//! needs the container to run still, so that what a dead one held can be freed.
+
+use thiserror::Error;
+use weft_api::types::{Network, RemoveNames};
+use weft_api::{CallError, Cidr, Client, ContainerId};
+
+use crate::attach::IFNAME;
+use crate::find::FindError;
+use crate::obtain::or_default;
+use crate::{AddressSpec, Container, Target};
+
+/// Why a container was not, or not wholly, detached.
+#[derive(Debug, Error)]
+pub enum DetachError {
+    /// It is not found.
+    #[error("{0}")]
+    Find(#[from] FindError),
+    /// The router refused, or is not there.
+    #[error("{0}")]
+    Call(#[from] CallError),
+    /// None of its addresses is meant.
+    #[error(
+        "{target} holds no such address; it holds {}: name the one to take back",
+        list(held)
+    )]
+    OtherAddresses {
+        /// The container.
+        target: Target,
+        /// What it holds.
+        held: Vec<Cidr>,
+    },
+    /// The interface cannot be changed.
+    #[error("{0}")]
+    Interface(#[from] weft_net::attach::AttachError),
+}
+
+/// Takes the addresses that are meant from a container; none named means those of the default
+/// subnet. Says which they were; none at all is no error.
+///
+/// # Errors
+/// See [`DetachError`]. What was done so far stays done; detaching again goes on.
+pub async fn detach(
+    client: &Client,
+    target: &Target,
+    addresses: &[AddressSpec],
+) -> Result<Vec<Cidr>, DetachError> {
+    let network = client.network().await?;
+    let mut taken = Vec::new();
+    for container in found(client, target).await? {
+        taken.extend(detach_one(client, target, &container, addresses, &network).await?);
+    }
+    Ok(taken)
+}
+
+/// The container; for a process that is gone, all that were filed under its number.
+async fn found(client: &Client, target: &Target) -> Result<Vec<Container>, DetachError> {
+    let (error, pid) = match (Container::find(target).await, target) {
+        (Ok(container), _) => return Ok(vec![container]),
+        (Err(error @ FindError::NoProcess(_)), Target::Pid(pid)) => (error, *pid),
+        (Err(error), Target::Pid(_) | Target::NetNs(_) | Target::Docker(_)) => {
+            return Err(error.into());
+        }
+    };
+    let ipam = client.status().await?.ipam;
+    let holders = ipam.map(|ipam| ipam.holders).unwrap_or_default();
+    let mut ids: Vec<ContainerId> = holders.into_iter().map(|h| h.container).collect();
+    ids.retain(|id| Container::is_of_pid(id, pid));
+    ids.dedup();
+    if ids.is_empty() {
+        return Err(error.into());
+    }
+    let gone = |id| Container {
+        id,
+        ns: None,
+        docker: None,
+    };
+    Ok(ids.into_iter().map(gone).collect())
+}
+
+async fn detach_one(
+    client: &Client,
+    target: &Target,
+    container: &Container,
+    addresses: &[AddressSpec],
+    network: &Network,
+) -> Result<Vec<Cidr>, DetachError> {
+    let held = client.addresses(&container.id).await?;
+    let mut meant = selected(addresses, &held, network);
+    // An address the router forgot, by a reset say, may still be on the interface.
+    for spec in addresses {
+        if let AddressSpec::Exact(cidr) = spec
+            && !meant.iter().any(|held| held.addr() == cidr.addr())
+        {
+            meant.push(*cidr);
+        }
+    }
+    if meant.is_empty() && !held.is_empty() {
+        let target = target.clone();
+        return Err(DetachError::OtherAddresses { target, held });
+    }
+    for cidr in &meant {
+        if network.domain.is_some() {
+            let filter = RemoveNames {
+                container: Some(container.id.clone()),
+                addr: Some(cidr.addr()),
+                name: None,
+            };
+            client.remove_names(&filter).await?;
+        }
+    }
+    if let Some(ns) = container.ns.as_ref().filter(|_| !meant.is_empty()) {
+        let pairs: Vec<_> = meant.iter().map(|c| (c.addr(), c.prefix())).collect();
+        weft_net::attach::detach(ns, IFNAME, Some(&pairs)).await?;
+    }
+    for cidr in &meant {
+        free(client, &container.id, *cidr).await?;
+    }
+    Ok(meant)
+}
+
+/// Frees an address; that nobody holds it is as good.
+pub(crate) async fn free(client: &Client, id: &ContainerId, cidr: Cidr) -> Result<(), CallError> {
+    match client.free(id, cidr.addr()).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
+/// The held addresses that are meant.
+pub(crate) fn selected(specs: &[AddressSpec], held: &[Cidr], network: &Network) -> Vec<Cidr> {
+    let meant = |held: &&Cidr| {
+        let selects = |spec: &AddressSpec| spec.selects(**held, network.default_subnet);
+        or_default(specs).iter().any(selects)
+    };
+    held.iter().filter(meant).copied().collect()
+}
+
+fn list(cidrs: &[Cidr]) -> String {
+    let texts: Vec<String> = cidrs.iter().map(Cidr::to_string).collect();
+    texts.join(", ")
+}

@@ -1,0 +1,126 @@
+//! Adding and removing names by hand.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+use weft_api::types::{AddName, RemoveNames};
+use weft_api::{CallError, Client, ContainerId};
+
+use crate::attach::docker_name;
+use crate::find::FindError;
+use crate::{Container, Target};
+
+/// Whose names, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameArgs {
+    /// The addresses meant; none = all that the container holds.
+    pub addresses: Vec<IpAddr>,
+    /// The container meant; none = something outside the network.
+    pub container: Option<Target>,
+    /// The name meant; none = the container's own.
+    pub name: Option<String>,
+}
+
+/// Why names are not added or removed.
+#[derive(Debug, Error)]
+pub enum NamesError {
+    /// The container is not found.
+    #[error("{0}")]
+    Find(#[from] FindError),
+    /// The router refused, or is not there.
+    #[error("{0}")]
+    Call(#[from] CallError),
+    /// It does not run.
+    #[error("{0} is not running: start it, then name it")]
+    NotRunning(Target),
+    /// It has no address to name.
+    #[error("{0} holds no address: attach it first, or name addresses")]
+    NoAddresses(Target),
+    /// Nothing says what the name is.
+    #[error("no name is given: add `--name NAME`")]
+    NoName,
+    /// There is no name table.
+    #[error("DNS is switched off on this router")]
+    NoDns,
+}
+
+/// Adds records; says how many.
+///
+/// # Errors
+/// See [`NamesError`]. Records added before the failure stay.
+pub async fn add(client: &Client, args: &NameArgs) -> Result<u64, NamesError> {
+    let domain = client.network().await?.domain.ok_or(NamesError::NoDns)?;
+    let found = find(args).await?;
+    let (id, docker) = match found {
+        Some(found) if found.ns.is_none() => {
+            let target = args.container.clone();
+            return Err(target.map_or(NamesError::NoName, NamesError::NotRunning));
+        }
+        Some(found) => (found.id, found.docker),
+        None => (ContainerId::external(), None),
+    };
+    let own = || docker.map(|names| docker_name(&names, &domain));
+    let name = args.name.clone().or_else(own).ok_or(NamesError::NoName)?;
+    let addresses = addresses(client, &id, args).await?;
+    let mut added = 0;
+    for addr in addresses {
+        let record = AddName {
+            name: name.clone(),
+            container: id.clone(),
+            addr,
+        };
+        client.add_name(&record).await?;
+        added += 1;
+    }
+    Ok(added)
+}
+
+/// Removes the records that match all that is given; says how many.
+///
+/// # Errors
+/// See [`NamesError`].
+pub async fn remove(client: &Client, args: &NameArgs) -> Result<u64, NamesError> {
+    let id = match find(args).await? {
+        Some(found) => found.id,
+        None => ContainerId::external(),
+    };
+    let filter = |addr| RemoveNames {
+        name: args.name.clone(),
+        container: Some(id.clone()),
+        addr,
+    };
+    if args.addresses.is_empty() {
+        return Ok(client.remove_names(&filter(None)).await?);
+    }
+    let mut removed = 0;
+    for addr in &args.addresses {
+        removed += client.remove_names(&filter(Some(*addr))).await?;
+    }
+    Ok(removed)
+}
+
+async fn find(args: &NameArgs) -> Result<Option<Container>, NamesError> {
+    match &args.container {
+        Some(target) => Ok(Some(Container::find(target).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn addresses(
+    client: &Client,
+    id: &ContainerId,
+    args: &NameArgs,
+) -> Result<Vec<IpAddr>, NamesError> {
+    let Some(target) = args
+        .container
+        .as_ref()
+        .filter(|_| args.addresses.is_empty())
+    else {
+        return Ok(args.addresses.clone());
+    };
+    let held = client.addresses(id).await?;
+    if held.is_empty() {
+        return Err(NamesError::NoAddresses(target.clone()));
+    }
+    Ok(held.into_iter().map(weft_api::Cidr::addr).collect())
+}
