@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
-use weft_plugin::{AddressSpec, ParseTargetError, Target};
+use thiserror::Error;
+use weft_plugin::{AddressSpec, ParseAddressError, ParseTargetError, Target};
 
 use crate::launch::{DEFAULT_STATE_DIR, Ifname};
 
@@ -20,7 +21,7 @@ pub struct GlobalArgs {
           default_value = weft_api::routes::DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Print one JSON value instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 }
 
@@ -55,10 +56,10 @@ pub enum ClientCommand {
     /// Put a container on the network, and print its addresses
     ///
     /// It gets an interface `ethwe`. Attaching again adds further addresses.
-    #[command(after_help = ADDRESS_HELP)]
+    #[command(after_help = ADDRESS_HELP, override_usage = "weft attach [OPTIONS] [ADDR]... <TARGET>")]
     Attach(AttachArgs),
     /// Take a container, or some of its addresses, off the network, and print them
-    #[command(after_help = ADDRESS_HELP)]
+    #[command(after_help = ADDRESS_HELP, override_usage = "weft detach [OPTIONS] [ADDR]... <TARGET>")]
     Detach(DetachArgs),
     /// Give the host itself an address on the network, and print it
     #[command(after_help = ADDRESS_HELP, disable_help_flag = true)]
@@ -145,12 +146,10 @@ pub struct RmpeerArgs {
 /// Arguments of `attach`.
 #[derive(Debug, Clone, Args)]
 pub struct AttachArgs {
-    /// Addresses wanted [default: net:default]
-    #[arg(value_name = "ADDR")]
-    pub addresses: Vec<AddressSpec>,
-    /// Docker name or id, pid:N, netns:NAME or netns:/PATH
-    #[arg(value_name = "TARGET", required = true)]
-    pub target: Target,
+    /// Addresses wanted [default: net:default], then the container: Docker name or id, pid:N,
+    /// netns:NAME or netns:/PATH
+    #[arg(value_name = "ADDR|TARGET", required = true)]
+    pub operands: Vec<AddressOrTarget>,
     /// Name it gets [default: what Docker calls it, if it is a Docker container]
     #[arg(short, long, value_name = "FQDN", conflicts_with = "without_dns")]
     pub name: Option<String>,
@@ -165,12 +164,10 @@ pub struct AttachArgs {
 /// Arguments of `detach`.
 #[derive(Debug, Clone, Args)]
 pub struct DetachArgs {
-    /// Addresses to take away [default: net:default, all that are of the default subnet]
-    #[arg(value_name = "ADDR")]
-    pub addresses: Vec<AddressSpec>,
-    /// Docker name or id, pid:N, netns:NAME or netns:/PATH; it need not run any more
-    #[arg(value_name = "TARGET", required = true)]
-    pub target: Target,
+    /// Addresses to take away [default: net:default, all that are of the default subnet], then the
+    /// container: Docker name or id, pid:N, netns:NAME or netns:/PATH; it need not run any more
+    #[arg(value_name = "ADDR|TARGET", required = true)]
+    pub operands: Vec<AddressOrTarget>,
 }
 
 /// Arguments of `expose`.
@@ -262,6 +259,42 @@ pub struct ReportArgs {
     pub format: Option<String>,
 }
 
+/// An operand of `attach` and `detach`.
+///
+/// One list for both kinds, because a parser that goes by position cannot tell a lone container from
+/// a lone address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressOrTarget {
+    /// An address.
+    Address(AddressSpec),
+    /// A container.
+    Target(Target),
+}
+
+/// Text that is neither.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ParseOperandError {
+    /// Meant as an address.
+    #[error("{0}")]
+    Address(#[from] ParseAddressError),
+    /// Meant as a container.
+    #[error("{0}")]
+    Target(#[from] ParseTargetError),
+}
+
+impl FromStr for AddressOrTarget {
+    type Err = ParseOperandError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let prefixed = text.starts_with("ip:") || text.starts_with("net:");
+        let addressed = text.contains('/') && !text.starts_with("netns:");
+        if prefixed || addressed || text.parse::<IpAddr>().is_ok() {
+            return Ok(Self::Address(text.parse()?));
+        }
+        Ok(Self::Target(text.parse()?))
+    }
+}
+
 /// An operand of `dns-add` and `dns-remove`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IpOrTarget {
@@ -282,8 +315,128 @@ impl FromStr for IpOrTarget {
     }
 }
 
+const EVERYWHERE: &str = "With every command";
 const ADDRESS_HELP: &str = "\
 Addresses:
   [ip:]A.B.C.D/N  this address, of a subnet with a prefix of N bits
   net:A.B.C.D/N   any address of this subnet
   net:default     any address of the default subnet";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::LaunchArgs;
+    use crate::testing::assert_kept;
+
+    /// One Ethernet for containers on many hosts
+    #[derive(Debug, Parser)]
+    #[command(name = "weft")]
+    struct Weft {
+        #[command(flatten)]
+        global: GlobalArgs,
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Command {
+        Launch(Box<LaunchArgs>),
+        #[command(flatten)]
+        Client(ClientCommand),
+    }
+
+    fn parse(args: &str) -> Result<ClientCommand, clap::Error> {
+        let args = ["weft"].into_iter().chain(args.split_whitespace());
+        match Weft::try_parse_from(args)?.command {
+            Command::Client(command) => Ok(command),
+            Command::Launch(_) => panic!("launch is no call"),
+        }
+    }
+
+    #[test]
+    fn the_help_texts() {
+        // What is in the environment of the one who runs the test is not part of the text.
+        let own = |command: clap::Command| {
+            let command = command.term_width(100);
+            command.mut_args(|arg| arg.hide_env_values(true))
+        };
+        let mut weft = own(Weft::command());
+        weft.build();
+        let mut text = weft.render_long_help().to_string();
+        for sub in weft
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            text.push_str("\n----------------------------------------\n");
+            text.push_str(&own(sub.clone()).render_long_help().to_string());
+        }
+        assert_kept("help.txt", &text);
+    }
+
+    #[test]
+    fn addresses_and_containers_are_told_apart() {
+        let Ok(ClientCommand::Attach(args)) =
+            parse("attach net:default 10.2.1.7/24 --name www.weft.local netns:/run/c1")
+        else {
+            panic!("attach");
+        };
+        let address = |text: &str| AddressOrTarget::Address(text.parse().unwrap());
+        let target = AddressOrTarget::Target("netns:/run/c1".parse().unwrap());
+        let expected = [address("net:default"), address("10.2.1.7/24"), target];
+        assert_eq!(args.operands, expected);
+        assert_eq!(args.name.as_deref(), Some("www.weft.local"));
+    }
+
+    #[test]
+    fn a_short_h_gives_a_name_where_weave_net_had_it() {
+        let Ok(ClientCommand::Expose(args)) = parse("expose -h gw.weft.local") else {
+            panic!("expose");
+        };
+        assert_eq!(args.name.as_deref(), Some("gw.weft.local"));
+        let Ok(ClientCommand::DnsAdd(args)) = parse("dns-add 192.0.2.1 c1 -h db") else {
+            panic!("dns-add");
+        };
+        assert_eq!(args.operands.len(), 2);
+        assert_eq!(args.name.as_deref(), Some("db"));
+        let help = parse("expose --help").unwrap_err();
+        assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for (args, said) in [
+            ("attach", "TARGET"),
+            (
+                "attach net:web c1",
+                "is not an address with a prefix length",
+            ),
+            ("attach 10.2.1.7 c1", "has no prefix length"),
+            ("attach pid:x", "is not a process number"),
+            ("connect", "PEER"),
+            (
+                "status everything",
+                "[possible values: targets, connections, peers, dns, ipam]",
+            ),
+            ("atach c1", "attach"),
+            ("attach c1 --name x --without-dns", "cannot be used with"),
+            ("dns-add", "IP|TARGET"),
+        ] {
+            let error = parse(args).unwrap_err().to_string();
+            assert!(error.contains(said), "{args}: {error}");
+        }
+    }
+
+    #[test]
+    fn json_and_socket_may_stand_anywhere() {
+        for args in [
+            "weft --json --socket /s status",
+            "weft status --json --socket /s",
+        ] {
+            let weft = Weft::try_parse_from(args.split(' ')).unwrap();
+            assert!(weft.global.json);
+            assert_eq!(weft.global.socket, PathBuf::from("/s"));
+        }
+    }
+}

@@ -126,7 +126,7 @@ pub struct MeshArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Addresses")]
 pub struct IpamArgs {
-    /// Addresses to give out, the same on all peers; \"\" switches giving out off
+    /// Addresses to give out, the same on all peers; "" switches giving out off
     #[arg(
         long,
         env = "WEFT_IPALLOC_RANGE",
@@ -190,7 +190,7 @@ pub struct HostArgs {
     /// Directory of what survives a restart
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
-    /// Where status and metrics can be read by anybody on this host; \"\" = nowhere
+    /// Where status and metrics can be read by anybody on this host; "" = nowhere
     #[arg(
         long,
         env = "WEFT_STATUS_ADDR",

@@ -1,0 +1,217 @@
+//! `weft reset`: everything weft keeps and made on this host goes.
+//!
+//! The order is such that nothing is lost on the way: address space is handed over while the router
+//! still runs, and its state is deleted last, when nobody uses it any more and the links are gone.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use weft_api::{CallError, Client};
+use weft_net::bridge::remove_dns_address;
+use weft_net::masquerade::{self, MasqueradeError};
+use weft_net::{Netlink, NetlinkError};
+use weft_plugin::attach::HOST_PREFIX;
+
+use crate::args::ResetArgs;
+use crate::run::{StillRunning, until_gone};
+
+/// Why not everything is gone.
+#[derive(Debug, Error)]
+pub(crate) enum ResetError {
+    #[error("{0}")]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    StillRunning(#[from] StillRunning),
+    /// There is state, and no router to hand its addresses over.
+    #[error(
+        "weft is not running, so this peer's addresses ({}) cannot be handed to another: \
+         run `weft launch` first, or `weft reset --force` and then `weft rmpeer` on another peer",
+        state_dir.display()
+    )]
+    NotRunning { state_dir: PathBuf },
+    #[error("a router still uses {}, on another socket: stop it first", state_dir.display())]
+    Locked { state_dir: PathBuf },
+    #[error("cannot {action} {}: {source}", path.display())]
+    State {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{0}")]
+    Links(#[from] NetlinkError),
+    #[error("{0}")]
+    Masquerade(#[from] MasqueradeError),
+}
+
+/// Resets, and returns what is worth a word.
+pub(crate) async fn reset(client: &Client, args: &ResetArgs) -> Result<Vec<String>, ResetError> {
+    let notes = end_router(client, args).await?;
+    let lock = lock(&args.state_dir)?;
+    remove_links(args).await?;
+    remove_state(&args.state_dir)?;
+    drop(lock);
+    Ok(notes)
+}
+
+/// Hands the address space over and stops the router.
+async fn end_router(client: &Client, args: &ResetArgs) -> Result<Vec<String>, ResetError> {
+    let note = match client.reset_prepare().await {
+        Ok(handed) => match handed.heir {
+            Some(heir) => format!("this peer's addresses belong to {heir} from here on"),
+            None => "no peer was there to take this peer's addresses".to_owned(),
+        },
+        Err(CallError::NotRunning { .. }) => {
+            let state_dir = args.state_dir.clone();
+            if state_dir.join(STATE_FILE).exists() && !args.force {
+                return Err(ResetError::NotRunning { state_dir });
+            }
+            return Ok(Vec::new());
+        }
+        Err(error @ CallError::Refused { .. }) if args.force => {
+            format!("this peer's addresses were not handed over: {error}")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    client.stop().await?;
+    until_gone(client).await?;
+    Ok(vec![note])
+}
+
+/// Holds the state directory as a router would, so that none uses it meanwhile; none if there is no
+/// such directory.
+fn lock(state_dir: &Path) -> Result<Option<File>, ResetError> {
+    let path = state_dir.join(LOCK_FILE);
+    let lock = match File::options().write(true).open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed("open", path)(source)),
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => {
+            let state_dir = state_dir.to_owned();
+            Err(ResetError::Locked { state_dir })
+        }
+        Err(TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    }
+}
+
+/// Deletes the bridge, its TAP, the host's ends of containers' interfaces and thereby the containers'
+/// ends, and the rules for the resolver and for an exposed host.
+async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
+    let links = Netlink::new()?;
+    for link in links.list_links(HOST_PREFIX).await? {
+        links.del_link(&link).await?;
+    }
+    for link in [&args.tap, &args.bridge] {
+        links.del_link(link.as_str()).await?;
+    }
+    // The rules are known by their table; the address went with the bridge.
+    remove_dns_address(&links, args.bridge.as_str(), Ipv4Addr::UNSPECIFIED).await?;
+    Ok(masquerade::remove().await?)
+}
+
+/// Deletes our files, and the directory if nothing else is in it.
+fn remove_state(state_dir: &Path) -> Result<(), ResetError> {
+    let list = |source| failed("list", state_dir.to_owned())(source);
+    let entries = match fs::read_dir(state_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(list(source)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(list)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name == STATE_FILE || name == LOCK_FILE || name.starts_with(UNFINISHED_PREFIX) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(failed("delete", path))?;
+        }
+    }
+    match fs::remove_dir(state_dir) {
+        // Files that are not ours, or a mount point: the directory stays.
+        Err(error) if !is_in_use(&error) => Err(failed("delete", state_dir.to_owned())(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    let kind = error.kind();
+    kind == ErrorKind::DirectoryNotEmpty || kind == ErrorKind::ResourceBusy
+}
+
+fn failed(action: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> ResetError {
+    move |source| ResetError::State {
+        action,
+        path,
+        source,
+    }
+}
+
+/// The router's one file of state; its name, like the next two, is written by the root package's
+/// `state.rs`.
+const STATE_FILE: &str = "state.json";
+/// What a router holds locked while it runs.
+const LOCK_FILE: &str = "lock";
+/// What a router that was killed while writing may leave behind.
+const UNFINISHED_PREFIX: &str = ".state-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &Path, names: &[&str]) {
+        for name in names {
+            fs::write(dir.join(name), "").unwrap();
+        }
+    }
+
+    #[test]
+    fn our_files_go_and_others_stay() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let ours = dir.path().join("ours");
+        fs::create_dir(&ours).unwrap();
+        files(&ours, &["state.json", "lock", ".state-x1y2"]);
+        remove_state(&ours).unwrap();
+        assert!(!ours.exists());
+        remove_state(&ours).unwrap();
+
+        let mixed = dir.path().join("mixed");
+        fs::create_dir(&mixed).unwrap();
+        files(&mixed, &["state.json", "notes.txt"]);
+        remove_state(&mixed).unwrap();
+        assert!(mixed.join("notes.txt").exists());
+        assert!(!mixed.join("state.json").exists());
+    }
+
+    #[test]
+    fn state_that_a_router_uses_is_left_alone() {
+        let dir = tempfile::TempDir::new().unwrap();
+        assert!(lock(dir.path()).unwrap().is_none());
+        files(dir.path(), &["lock"]);
+        let held = lock(dir.path()).unwrap();
+        assert!(held.is_some());
+        assert!(matches!(lock(dir.path()), Err(ResetError::Locked { .. })));
+    }
+
+    #[tokio::test]
+    async fn without_a_router_only_force_gives_addresses_up() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let client = Client::new(dir.path().join("weft.sock"));
+        let mut args = ResetArgs {
+            force: false,
+            state_dir: dir.path().to_owned(),
+            bridge: "weft".parse().unwrap(),
+            tap: "weft-tap".parse().unwrap(),
+        };
+        assert!(end_router(&client, &args).await.unwrap().is_empty());
+        files(dir.path(), &["state.json"]);
+        let error = end_router(&client, &args).await.unwrap_err();
+        assert!(error.to_string().contains("weft reset --force"), "{error}");
+        args.force = true;
+        assert!(end_router(&client, &args).await.unwrap().is_empty());
+    }
+}

@@ -1,0 +1,395 @@
+//! The text of `weft status` and its parts: pure functions of the report.
+//!
+//! Labels, columns and words are Weave Net's where it has them, since scripts cut them apart; what
+//! weft says beyond that stands in lines or behind columns of its own.
+
+use std::fmt::{Display, Write};
+
+use weft_api::ContainerId;
+use weft_api::report::{
+    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Peer, Reach, Report, Router,
+};
+use weft_plugin::Target;
+
+use crate::output::Paint;
+
+/// The overview, with an empty line around it.
+pub fn overview(report: &Report, paint: Paint) -> String {
+    let mut text = Lines::default();
+    text.blank();
+    text.line("Version", &report.version);
+    router(&mut text, &report.router, paint);
+    if let Some(ipam) = &report.ipam {
+        ipam_section(&mut text, ipam, paint);
+    }
+    if let Some(dns) = &report.dns {
+        dns_section(&mut text, dns);
+    }
+    text.blank();
+    text.line("Service", "network");
+    text.line("Bridge", &report.network.bridge);
+    text.line("MTU", report.network.mtu);
+    if !report.warnings.is_empty() {
+        text.blank();
+    }
+    for warning in &report.warnings {
+        text.line("Warning", paint.fair(warning));
+    }
+    text.blank();
+    text.0
+}
+
+/// One target a line, as it was given.
+pub fn targets(targets: &[String]) -> String {
+    lines(targets.iter().cloned())
+}
+
+/// One connection a line.
+pub fn connections(connections: &[Connection], paint: Paint) -> String {
+    lines(connections.iter().map(|c| connection(c, paint)))
+}
+
+/// Each peer, and under it its connections.
+pub fn peers(peers: &[Peer], paint: Paint) -> String {
+    let mut text = String::new();
+    for peer in peers {
+        let links = peer
+            .links
+            .iter()
+            .map(|link| format!("   {}", self::link(link)));
+        text.push_str(&head(peer, peers, paint));
+        text.push('\n');
+        text.push_str(&lines(links));
+    }
+    text
+}
+
+/// One record a line: name without the domain, address, container, origin.
+pub fn names(dns: &Dns) -> String {
+    let domain = format!(".{}", dns.domain);
+    lines(dns.entries.iter().map(|entry| {
+        let name = entry.name.strip_suffix(&domain).unwrap_or(&entry.name);
+        let address = entry.address.to_string();
+        let container = entry.container.short();
+        format!("{name:<12} {address:<15} {container:<12} {}", entry.origin)
+    }))
+}
+
+/// Each owner's share, then what waits, then what is in conflict.
+pub fn addresses(ipam: &Ipam, paint: Paint) -> String {
+    let owners = ipam.owners.iter().enumerate().map(|(i, owner)| {
+        let who = named(&owner.peer, &owner.nickname);
+        let share = percent(owner.addresses, ipam.range.size());
+        let info = match (i, owner.reachable) {
+            (0, _) => format!("({} active)", ipam.active),
+            (_, true) => String::new(),
+            (_, false) => paint.bad("- unreachable!"),
+        };
+        let line = format!(
+            "{who:<37} {:>8} IPs ({share} of total) {info}",
+            owner.addresses
+        );
+        line.trim_end().to_owned()
+    });
+    let pending = ipam.pending.iter().map(|pending| {
+        let label = paint.fair("pending:");
+        let who = pending.container.short();
+        format!(
+            "{label} {who} wants {}, waits for {}",
+            pending.wants, pending.waits_for
+        )
+    });
+    let conflicts = ipam.conflicts.iter().map(|conflict| {
+        let label = paint.bad("conflict:");
+        let (who, cidr) = (conflict.container.short(), conflict.cidr);
+        let holder = named(&conflict.holder, &conflict.nickname);
+        let remedy = new_address(&conflict.container, &cidr);
+        format!("{label} {who} is cut off, its address {cidr} belongs to a container at {holder}: {remedy}")
+    });
+    lines(owners.chain(pending).chain(conflicts))
+}
+
+fn router(text: &mut Lines, router: &Router, paint: Paint) {
+    let discovery = if router.discovery {
+        "enabled"
+    } else {
+        "disabled"
+    };
+    let encryption = match router.encryption {
+        Encryption::Enabled => router.encryption.to_string(),
+        Encryption::Open => paint.bad(&router.encryption.to_string()),
+    };
+    text.blank();
+    text.line("Service", "router");
+    text.line("Protocol", &router.protocol);
+    text.line("Name", named(&router.name, &router.nickname));
+    text.line("Encryption", encryption);
+    text.line("Cluster", &router.cluster);
+    text.line("PeerDiscovery", discovery);
+    text.line("Targets", router.targets.len());
+    text.line("Connections", counted_connections(&router.connections));
+    text.line("Peers", counted_peers(&router.peers));
+    text.line("TrustedSubnets", or_none(&router.trusted_subnets));
+}
+
+fn ipam_section(text: &mut Lines, ipam: &Ipam, paint: Paint) {
+    text.blank();
+    text.line("Service", "ipam");
+    text.line("Status", &ipam.status);
+    text.line("Range", ipam.range);
+    text.line("DefaultSubnet", ipam.default_subnet);
+    if !ipam.pending.is_empty() {
+        let pending = format!("{} (see `weft status ipam`)", ipam.pending.len());
+        text.line("Pending", paint.fair(&pending));
+    }
+    if !ipam.conflicts.is_empty() {
+        let conflicts = format!("{} (see `weft status ipam`)", ipam.conflicts.len());
+        text.line("Conflicts", paint.bad(&conflicts));
+    }
+}
+
+fn dns_section(text: &mut Lines, dns: &Dns) {
+    let upstream: Vec<String> = dns.upstream.iter().map(server).collect();
+    text.blank();
+    text.line("Service", "dns");
+    text.line("Domain", &dns.domain);
+    text.line("Address", or_none(&dns.addresses));
+    text.line("Upstream", or_none(&upstream));
+    text.line("TTL", dns.ttl);
+    text.line("Entries", dns.entries.len());
+}
+
+/// A server of the usual port is its address alone.
+fn server(addr: &std::net::SocketAddr) -> String {
+    if addr.port() == 53 {
+        addr.ip().to_string()
+    } else {
+        addr.to_string()
+    }
+}
+
+/// `3 (2 established, 1 failed)`; what there is none of is left out.
+fn counted_connections(connections: &[Connection]) -> String {
+    let count = |state| connections.iter().filter(|c| c.state == state).count();
+    let counts = ConnectionState::ALL.map(|state| (count(state), state));
+    let counts = counts.iter().filter(|(n, _)| *n > 0);
+    let counts: Vec<String> = counts.map(|(n, state)| format!("{n} {state}")).collect();
+    if counts.is_empty() {
+        return "0".to_owned();
+    }
+    format!("{} ({})", connections.len(), counts.join(", "))
+}
+
+/// `3 (with 6 established, 1 pending connections)`, counted over all peers' own words.
+fn counted_peers(peers: &[Peer]) -> String {
+    let links = || peers.iter().flat_map(|peer| &peer.links);
+    let established = links().filter(|link| link.established).count();
+    let pending = links().count() - established;
+    let counts = [(established, "established"), (pending, "pending")];
+    let counts = counts.iter().filter(|(n, _)| *n > 0);
+    let counts: Vec<String> = counts.map(|(n, word)| format!("{n} {word}")).collect();
+    if counts.is_empty() {
+        return peers.len().to_string();
+    }
+    format!("{} (with {} connections)", peers.len(), counts.join(", "))
+}
+
+fn connection(connection: &Connection, paint: Paint) -> String {
+    let arrow = arrow(connection.outbound);
+    let padded = format!("{:<11}", connection.state);
+    let state = match connection.state {
+        ConnectionState::Established => paint.good(&padded),
+        ConnectionState::Pending | ConnectionState::Connecting => paint.fair(&padded),
+        ConnectionState::Failed | ConnectionState::Retrying => paint.bad(&padded),
+    };
+    let info = match connection.state {
+        ConnectionState::Established | ConnectionState::Pending => live(connection),
+        ConnectionState::Failed | ConnectionState::Retrying => ended(connection),
+        ConnectionState::Connecting => connection.info.clone(),
+    };
+    let line = format!("{arrow} {:<21} {state} {info}", connection.address);
+    line.trim_end().to_owned()
+}
+
+/// `encrypted   udp    name(nickname) mtu=1376 rtt=0.4ms cipher=aes-256-gcm`
+fn live(connection: &Connection) -> String {
+    let mut text = String::new();
+    if let Some(overlay) = connection.overlay {
+        let sealed = if connection.encrypted.is_some() {
+            "encrypted"
+        } else {
+            "unencrypted"
+        };
+        text.push_str(&format!("{sealed:<11} {overlay:<6} "));
+    }
+    if let Some(peer) = &connection.peer {
+        text.push_str(&named(
+            peer,
+            connection.nickname.as_deref().unwrap_or_default(),
+        ));
+    }
+    if let Some(mtu) = connection.mtu {
+        text.push_str(&format!(" mtu={mtu}"));
+    }
+    if let Some(rtt) = connection.rtt_us {
+        text.push_str(&format!(" rtt={}.{:03}ms", rtt / 1000, rtt % 1000));
+    }
+    if let Some(suite) = connection.encrypted {
+        text.push_str(&format!(" cipher={suite}"));
+    }
+    if !connection.info.is_empty() {
+        text.push_str(&format!(" {}", connection.info));
+    }
+    text.trim_start().to_owned()
+}
+
+/// Why it ended, whose it was, and when it is tried again.
+fn ended(connection: &Connection) -> String {
+    let retry = match connection.retry_in_s {
+        Some(seconds) => format!("in {seconds}s"),
+        None => "never".to_owned(),
+    };
+    let peer = connection.peer.as_ref();
+    let peer = peer.map(|peer| named(peer, connection.nickname.as_deref().unwrap_or_default()));
+    let peer = peer.map(|peer| format!("{peer} ")).unwrap_or_default();
+    format!("{peer}{}, retry: {retry}", connection.info)
+}
+
+fn head(peer: &Peer, peers: &[Peer], paint: Paint) -> String {
+    let who = named(&peer.name, &peer.nickname);
+    match peer.reachable {
+        Reach::Us | Reach::Direct => who,
+        Reach::Via(hop) => {
+            let known = peers.iter().find(|peer| peer.name == hop);
+            let nickname = known.map(|peer| peer.nickname.as_str()).unwrap_or_default();
+            format!("{who} via {}", named(&hop, nickname))
+        }
+        Reach::Unreachable => format!("{who} {}", paint.bad("unreachable")),
+    }
+}
+
+fn link(link: &Link) -> String {
+    let arrow = arrow(link.outbound);
+    let who = named(&link.peer, &link.nickname);
+    let state = if link.established {
+        "established"
+    } else {
+        "pending"
+    };
+    format!("{arrow} {:<21} {who:<37} {state}", link.address)
+}
+
+const fn arrow(outbound: bool) -> &'static str {
+    if outbound { "->" } else { "<-" }
+}
+
+fn named(peer: &impl Display, nickname: &str) -> String {
+    format!("{peer}({nickname})")
+}
+
+/// How a container whose address went to another gets one of its own.
+fn new_address(container: &ContainerId, cidr: &impl Display) -> String {
+    if container.as_str() == ContainerId::EXPOSE {
+        return format!("weft hide {cidr}; weft expose");
+    }
+    match Target::of_id(container) {
+        Some(target) => format!("weft detach {cidr} {target}; weft attach {target}"),
+        None => format!("free {cidr} of {container}"),
+    }
+}
+
+/// A share with one digit behind the point, as Weave Net printed it: `05.3%`.
+fn percent(part: u64, whole: u128) -> String {
+    let tenths = (u128::from(part) * 1000 + whole / 2) / whole.max(1);
+    format!("{:02}.{}%", tenths / 10, tenths % 10)
+}
+
+fn or_none<T: Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    items.join(", ")
+}
+
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Labelled lines, the labels ending in one column.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, label: &str, value: impl Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{label:>LABEL$}: {value}");
+    }
+
+    fn blank(&mut self) {
+        self.0.push('\n');
+    }
+}
+
+/// The longest label, `TrustedSubnets`, and the blank Weave Net put before it.
+const LABEL: usize = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_kept, busy, fresh};
+
+    #[test]
+    fn the_overview_of_a_fresh_router() {
+        assert_kept("status-fresh.txt", &overview(&fresh(), Paint::Plain));
+    }
+
+    #[test]
+    fn the_overview_of_a_busy_router() {
+        assert_kept("status-busy.txt", &overview(&busy(), Paint::Plain));
+    }
+
+    #[test]
+    fn the_parts_of_a_busy_router() {
+        let Report {
+            router, ipam, dns, ..
+        } = busy();
+        assert_kept("status-targets.txt", &targets(&router.targets));
+        let shown = connections(&router.connections, Paint::Plain);
+        assert_kept("status-connections.txt", &shown);
+        assert_kept("status-peers.txt", &peers(&router.peers, Paint::Plain));
+        assert_kept("status-ipam.txt", &addresses(&ipam.unwrap(), Paint::Plain));
+        assert_kept("status-dns.txt", &names(&dns.unwrap()));
+    }
+
+    #[test]
+    fn colour_adds_marks_and_nothing_else() {
+        let report = busy();
+        let coloured = overview(&report, Paint::Colour)
+            + &connections(&report.router.connections, Paint::Colour)
+            + &peers(&report.router.peers, Paint::Colour);
+        let plain = overview(&report, Paint::Plain)
+            + &connections(&report.router.connections, Paint::Plain)
+            + &peers(&report.router.peers, Paint::Plain);
+        assert_ne!(coloured, plain);
+        let mut bare = coloured;
+        for mark in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+            bare = bare.replace(mark, "");
+        }
+        assert_eq!(bare, plain);
+    }
+
+    #[test]
+    fn shares_are_rounded_to_one_digit() {
+        assert_eq!(percent(1, 3), "33.3%");
+        assert_eq!(percent(1, 1), "100.0%");
+        assert_eq!(percent(1, 20), "05.0%");
+        assert_eq!(percent(0, 0), "00.0%");
+        assert_eq!(percent(u64::MAX, u128::MAX), "00.0%");
+    }
+}
