@@ -10,7 +10,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
 
-use crate::netlink::Asked;
+use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
 
 impl Netlink {
@@ -182,13 +182,7 @@ impl std::fmt::Display for Route {
 /// The subnet a route leads to; `None` for IPv6.
 pub(crate) fn subnet_of(route: &RouteMessage) -> Option<(Ipv4Addr, u8)> {
     let prefix = route.header.destination_prefix_length;
-    let addr = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
-            Some(*addr)
-        } else {
-            None
-        }
-    });
+    let addr = attribute!(route.attributes, RouteAttribute::Destination(RouteAddress::Inet(addr)) => *addr);
     // A default route says no destination.
     match (addr, prefix) {
         (Some(addr), prefix) => Some((addr, prefix)),
@@ -199,43 +193,18 @@ pub(crate) fn subnet_of(route: &RouteMessage) -> Option<(Ipv4Addr, u8)> {
 
 /// The link a route leads through, by number; `None` if it has several.
 pub(crate) fn link_of(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Oif(index) = attribute {
-            Some(*index)
-        } else {
-            None
-        }
-    })
+    attribute!(route.attributes, RouteAttribute::Oif(index) => *index)
 }
 
 fn table_of(route: &RouteMessage) -> u32 {
-    let long = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Table(table) = attribute {
-            Some(*table)
-        } else {
-            None
-        }
-    });
+    let long = attribute!(route.attributes, RouteAttribute::Table(table) => *table);
     long.unwrap_or(route.header.table.into())
 }
 
 /// What a link is given, with its prefix. On a point-to-point link that is the local end.
 fn cidr_of(message: &AddressMessage) -> Option<(IpAddr, u8)> {
-    let attributes = || message.attributes.iter();
-    let local = attributes().find_map(|attribute| {
-        if let AddressAttribute::Local(addr) = attribute {
-            Some(*addr)
-        } else {
-            None
-        }
-    });
-    let address = attributes().find_map(|attribute| {
-        if let AddressAttribute::Address(addr) = attribute {
-            Some(*addr)
-        } else {
-            None
-        }
-    });
+    let local = attribute!(message.attributes, AddressAttribute::Local(addr) => *addr);
+    let address = attribute!(message.attributes, AddressAttribute::Address(addr) => *addr);
     Some((local.or(address)?, message.header.prefix_len))
 }
 

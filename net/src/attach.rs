@@ -15,17 +15,20 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::route::RouteHeader;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use thiserror::Error;
+use tokio::sync::Mutex;
 use tracing::warn;
 use weft_wire::MacAddr;
 
 use crate::addresses::Route;
-use crate::links::{checked, is_kind, mac_of, master_of, name_of, peer_of, wait_until_forwarding};
+use crate::links::{
+    checked, is_kind, mac_of, master_of, name_of, peer_namespace_of, peer_of, wait_until_forwarding,
+};
 use crate::netlink::Asked;
 use crate::netns::{EnterError, NetNs, with_netlink};
 use crate::{Netlink, NetlinkError, arp};
@@ -112,18 +115,22 @@ pub enum AttachError {
 /// # Errors
 /// [`AttachError`] says what to do; an interface that was not there before is gone again.
 pub async fn attach(ns: &NetNs, spec: &AttachSpec) -> Result<Attached, AttachError> {
-    let container = foreign(ns)?;
+    let (container, own) = (
+        ns.try_clone()
+            .map_err(|source| EnterError::Enter { source })?,
+        own_namespace(ns)?,
+    );
     let spec = spec.clone();
     let waiting = Arc::new(());
     let waited_for = Arc::downgrade(&waiting);
     let done = with_netlink(ns, async move |host, there| {
-        let _alone = alone();
+        let _alone = ALONE.lock().await;
         if waited_for.strong_count() == 0 {
             return Err(EnterError::BrokeOff.into());
         }
+        let ends = Ends { host, there, own };
         let attempt = Attempt {
-            host,
-            there,
+            ends,
             container,
             spec,
         };
@@ -135,7 +142,8 @@ pub async fn attach(ns: &NetNs, spec: &AttachSpec) -> Result<Attached, AttachErr
 }
 
 /// Takes addresses from a container's interface, or all with `None`, and the interface with the last
-/// one. Answers which of them it had. That there is nothing to take is fine.
+/// one. Answers which of them it had. That there is nothing to take is fine, and an interface that
+/// [`attach`] would not have made is left alone.
 ///
 /// # Errors
 /// If the namespace cannot be entered, or the kernel refuses.
@@ -144,13 +152,16 @@ pub async fn detach(
     ifname: &str,
     addresses: Option<&[(IpAddr, u8)]>,
 ) -> Result<Vec<(IpAddr, u8)>, AttachError> {
-    foreign(ns)?;
+    let own = own_namespace(ns)?;
     let ifname = ifname.to_owned();
     let wanted = addresses.map(<[_]>::to_vec);
-    with_netlink(ns, async move |_, there| {
-        let _alone = alone();
-        if !there.exists(&ifname).await? {
-            return Ok(Vec::new());
+    with_netlink(ns, async move |host, there| {
+        let _alone = ALONE.lock().await;
+        let ends = Ends { host, there, own };
+        let there = &ends.there;
+        match there.find_link(&ifname).await? {
+            Some(link) if ends.host_end(&link).await?.is_some() => {}
+            Some(_) | None => return Ok(Vec::new()),
         }
         let has = there.list_addresses(&ifname).await?;
         let goes = |address: &(IpAddr, u8)| {
@@ -180,57 +191,78 @@ pub async fn inspect(ns: &NetNs, ifname_prefix: &str) -> Result<Vec<InterfaceVie
     let prefix = ifname_prefix.to_owned();
     with_netlink(ns, async move |_, there| {
         let mut views = Vec::new();
-        for name in there.list_links(&prefix).await? {
-            let link = there.link(&name).await?;
-            let Some(mac) = mac_of(&link) else {
+        for link in there.all_links().await? {
+            let name = name_of(&link);
+            let Some(mac) = mac_of(&link).filter(|_| name.starts_with(&prefix)) else {
                 continue;
             };
-            let addresses = there.list_addresses(&name).await?;
+            let (name, addresses) = (name.to_owned(), there.list_addresses(name).await?);
             views.push(InterfaceView {
                 name,
                 mac,
                 addresses,
             });
         }
+        views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
     })
     .await?
 }
 
-/// A handle to the namespace, if it is not our own.
-fn foreign(ns: &NetNs) -> Result<NetNs, AttachError> {
-    let own = NetNs::current().map_err(EnterError::Enter)?;
-    if ns.is_same(&own) {
+/// Our own namespace, if that of the container is another one.
+fn own_namespace(container: &NetNs) -> Result<NetNs, AttachError> {
+    let own = NetNs::current().map_err(|source| EnterError::Enter { source })?;
+    if container.is_same(&own) {
         return Err(AttachError::HostNetwork);
     }
-    Ok(ns.try_clone().map_err(EnterError::Enter)?)
+    Ok(own)
 }
 
-/// One attach or detach at a time. Held by threads made for the work, so no runtime waits for it.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// The two sides of a container's interface.
+struct Ends {
+    host: Netlink,
+    there: Netlink,
+    /// The host's side.
+    own: NetNs,
+}
+
+impl Ends {
+    /// The host's end of a container's interface, if it has one.
+    async fn host_end(&self, link: &LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
+        if !is_kind(link, &InfoKind::Veth) {
+            return Ok(None);
+        }
+        // The number of the far end means nothing in another namespace than its own.
+        let namespace = peer_namespace_of(link);
+        if namespace.is_none() || namespace != self.there.namespace_id(&self.own).await? {
+            return Ok(None);
+        }
+        let links = self.host.all_links().await?;
+        Ok(links
+            .into_iter()
+            .find(|far| Some(far.header.index) == peer_of(link)))
+    }
 }
 
 /// One attach, on a thread in the container's namespace.
 struct Attempt {
-    host: Netlink,
-    there: Netlink,
+    ends: Ends,
     container: NetNs,
     spec: AttachSpec,
 }
 
 impl Attempt {
     async fn run(&self) -> Result<Attached, AttachError> {
+        let Ends { host, there, .. } = &self.ends;
         let bridge = self.bridge().await?;
-        if let Some(link) = self.there.find_link(&self.spec.ifname).await? {
+        if let Some(link) = there.find_link(&self.spec.ifname).await? {
             let host_ifname = self.adopt(&link, bridge).await?;
             return self.configure(host_ifname).await;
         }
         self.plug_in(bridge).await?;
         let done = self.finish().await;
         if done.is_err()
-            && let Err(error) = self.host.del_link(&self.spec.host_ifname).await
+            && let Err(error) = host.del_link(&self.spec.host_ifname).await
         {
             warn!(link = self.spec.host_ifname, %error, "a half-made interface stays");
         }
@@ -238,7 +270,7 @@ impl Attempt {
     }
 
     async fn bridge(&self) -> Result<u32, AttachError> {
-        match self.host.find_link(&self.spec.bridge).await? {
+        match self.ends.host.find_link(&self.spec.bridge).await? {
             Some(link) if is_kind(&link, &InfoKind::Bridge) => Ok(link.header.index),
             Some(_) | None => Err(AttachError::NoBridge(self.spec.bridge.clone())),
         }
@@ -256,23 +288,14 @@ impl Attempt {
             ifname: ifname.clone(),
             bridge: bridge_name.clone(),
         };
-        let peer = peer_of(link)
-            .filter(|_| is_kind(link, &InfoKind::Veth))
-            .ok_or_else(foreign)?;
-        let links = self.host.all_links().await?;
-        let far = links.iter().find(|far| {
-            far.header.index == peer
-                && is_kind(far, &InfoKind::Veth)
-                && peer_of(far) == Some(link.header.index)
-        });
-        let far = far.ok_or_else(foreign)?;
-        let host_ifname = name_of(far).to_owned();
-        match master_of(far) {
+        let far = self.ends.host_end(link).await?.ok_or_else(foreign)?;
+        let host_ifname = name_of(&far).to_owned();
+        match master_of(&far) {
             Some(master) if master == bridge => {}
             Some(_) => return Err(foreign()),
             None => {
-                self.host.set_master(&host_ifname, bridge_name).await?;
-                self.host.set_up(&host_ifname).await?;
+                self.ends.host.set_master(&host_ifname, bridge_name).await?;
+                self.ends.host.set_up(&host_ifname).await?;
             }
         }
         Ok(host_ifname)
@@ -286,7 +309,7 @@ impl Attempt {
             mtu,
             ..
         } = &self.spec;
-        if self.host.exists(host_ifname).await? {
+        if self.ends.host.exists(host_ifname).await? {
             return Err(AttachError::HostNameTaken(host_ifname.clone()));
         }
         let inside = LinkMessageBuilder::<LinkUnspec>::new()
@@ -300,7 +323,7 @@ impl Attempt {
             .controller(bridge)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
             .build();
-        let added = self.host.handle().link().add(pair).execute().await;
+        let added = self.ends.host.handle().link().add(pair).execute().await;
         Ok(added.to(|| format!("add the veth pair {host_ifname} and {ifname}"))?)
     }
 
@@ -310,9 +333,9 @@ impl Attempt {
             ifname,
             ..
         } = &self.spec;
-        self.host.set_no_own_addresses(host_ifname).await?;
-        self.host.set_up(host_ifname).await?;
-        self.there.keep_secondary_addresses(ifname).await?;
+        self.ends.host.set_no_own_addresses(host_ifname).await?;
+        self.ends.host.set_up(host_ifname).await?;
+        self.ends.there.keep_secondary_addresses(ifname).await?;
         self.configure(host_ifname.clone()).await
     }
 
@@ -322,13 +345,13 @@ impl Attempt {
             ifname, addresses, ..
         } = &self.spec;
         for (addr, prefix) in addresses {
-            self.there.add_address(ifname, *addr, *prefix).await?;
+            self.ends.there.add_address(ifname, *addr, *prefix).await?;
         }
-        self.there.set_up(ifname).await?;
-        let link = self.there.link(ifname).await?;
+        self.ends.there.set_up(ifname).await?;
+        let link = self.ends.there.link(ifname).await?;
         let mac = mac_of(&link).ok_or_else(|| AttachError::NoMac(ifname.clone()))?;
         self.add_routes(link.header.index).await?;
-        wait_until_forwarding(&self.host, &host_ifname).await;
+        wait_until_forwarding(&self.ends.host, &host_ifname).await;
         self.announce(link.header.index, mac);
         Ok(Attached { mac, host_ifname })
     }
@@ -341,10 +364,13 @@ impl Attempt {
             table: RouteHeader::RT_TABLE_MAIN.into(),
         };
         if self.spec.multicast_route {
-            self.there.add_missing_route(route(MULTICAST, 4)).await?;
+            self.ends
+                .there
+                .add_missing_route(route(MULTICAST, 4))
+                .await?;
         }
         if let Some(dns) = self.spec.dns {
-            self.there.replace_route(route(dns, 32)).await?;
+            self.ends.there.replace_route(route(dns, 32)).await?;
         }
         Ok(())
     }
@@ -363,6 +389,8 @@ impl Attempt {
     }
 }
 
+/// Held by whoever attaches or detaches; their runtimes have nothing else to do than to wait for it.
+static ALONE: Mutex<()> = Mutex::const_new(());
 const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 
 #[cfg(test)]

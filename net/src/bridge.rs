@@ -35,7 +35,7 @@ use weft_wire::MacAddr;
 
 use crate::addresses::{Route, link_of, masked_v4, subnet_of};
 use crate::links::{is_kind, mtu_of, name_of};
-use crate::netlink::Asked;
+use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
 
 /// What a bridge should be.
@@ -121,9 +121,13 @@ async fn pin_mtu(
     config: &BridgeConfig,
 ) -> Result<(), NetlinkError> {
     if mtu_of(link) == Some(config.mtu) {
-        netlink
-            .set_mtu(&config.name, config.mtu.saturating_sub(1))
-            .await?;
+        // Not less if there is more: below 1280 a link loses its IPv6 addresses.
+        let other = if config.mtu < MAX_MTU {
+            config.mtu + 1
+        } else {
+            config.mtu - 1
+        };
+        netlink.set_mtu(&config.name, other).await?;
     }
     netlink.set_mtu(&config.name, config.mtu).await
 }
@@ -201,17 +205,6 @@ pub async fn del_address(
     prefix: u8,
 ) -> Result<(), NetlinkError> {
     netlink.del_address(name, addr, prefix).await
-}
-
-/// The addresses of a link, without those IPv6 gives itself.
-///
-/// # Errors
-/// If there is no such link.
-pub async fn list_addresses(
-    netlink: &Netlink,
-    name: &str,
-) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
-    netlink.list_addresses(name).await
 }
 
 /// Puts the resolver's address on the bridge, and has what is sent from it to the pool leave by the
@@ -313,13 +306,7 @@ async fn del_rule(netlink: &Netlink, rule: RuleMessage) -> Result<(), NetlinkErr
 }
 
 fn source_of(rule: &RuleMessage) -> Option<(IpAddr, u8)> {
-    let addr = rule.attributes.iter().find_map(|attribute| {
-        if let RuleAttribute::Source(addr) = attribute {
-            Some(*addr)
-        } else {
-            None
-        }
-    });
+    let addr = attribute!(rule.attributes, RuleAttribute::Source(addr) => *addr);
     Some((addr?, rule.header.src_len))
 }
 
@@ -370,6 +357,8 @@ pub async fn overlapping_routes(
 
 /// The longest the kernel lets a TAP have: super-frames are as long as an IP packet can be.
 const TAP_MTU: u32 = 65_521;
+/// The longest a bridge can have.
+const MAX_MTU: u32 = 65_535;
 /// The routing table and the rule's priority for the resolver's answers: the number of weft's ports,
 /// so that who sees it in `ip rule` knows whose it is.
 const DNS_TABLE: u32 = 6783;
@@ -408,10 +397,8 @@ mod tests {
         assert_eq!(mac_of(&link), Some(MAC));
         assert_eq!(mtu_of(&link), Some(mtu));
         assert!(link.header.flags.contains(LinkFlags::Up));
-        let options = info_of(&link).iter().find_map(|info| match info {
-            LinkInfo::Data(InfoData::Bridge(options)) => Some(options),
-            _ => None,
-        });
+        let options =
+            attribute!(info_of(&link), LinkInfo::Data(InfoData::Bridge(options)) => options);
         let options = options.unwrap();
         assert!(options.contains(&InfoBridge::MulticastSnooping(false)));
         assert!(options.contains(&InfoBridge::StpState(BridgeStpState::Disabled)));
@@ -421,21 +408,10 @@ mod tests {
     }
 
     fn address_mode(link: &LinkMessage) -> Option<In6AddrGenMode> {
-        let families = link
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::AfSpecUnspec(families) => Some(families),
-                _ => None,
-            })?;
-        let inet6 = families.iter().find_map(|family| match family {
-            AfSpecUnspec::Inet6(inet6) => Some(inet6),
-            _ => None,
-        })?;
-        inet6.iter().find_map(|spec| match spec {
-            AfSpecInet6::AddrGenMode(mode) => Some(*mode),
-            _ => None,
-        })
+        let families =
+            attribute!(link.attributes, LinkAttribute::AfSpecUnspec(families) => families)?;
+        let inet6 = attribute!(families, AfSpecUnspec::Inet6(inet6) => inet6)?;
+        attribute!(inet6, AfSpecInet6::AddrGenMode(mode) => *mode)
     }
 
     #[test]
@@ -465,7 +441,7 @@ mod tests {
     #[test]
     fn the_mtu_stays_whatever_ports_come_and_go() {
         // 1500 is what a new bridge has, so setting it changes nothing and would not count.
-        for mtu in [1376, 1500] {
+        for mtu in [1376, 1500, 65_535] {
             testing::in_namespace(async move |netlink, _| {
                 ensure_bridge(&netlink, &config(mtu)).await.unwrap();
                 let _tap = Tap::attach("weft-tap").unwrap();
@@ -518,10 +494,7 @@ mod tests {
     }
 
     fn port_options(link: &LinkMessage) -> &[InfoBridgePort] {
-        let data = info_of(link).iter().find_map(|info| match info {
-            LinkInfo::PortData(InfoPortData::BridgePort(options)) => Some(options.as_slice()),
-            _ => None,
-        });
+        let data = attribute!(info_of(link), LinkInfo::PortData(InfoPortData::BridgePort(options)) => options.as_slice());
         data.unwrap()
     }
 
@@ -534,7 +507,7 @@ mod tests {
                     .await
                     .unwrap();
                 assert_eq!(
-                    list_addresses(&netlink, "weft").await.unwrap(),
+                    netlink.list_addresses("weft").await.unwrap(),
                     [(DNS.into(), 32)]
                 );
                 assert_eq!(dns_rules(&netlink).await.unwrap().len(), 1);
@@ -547,7 +520,7 @@ mod tests {
             );
             for _ in 0..2 {
                 remove_dns_address(&netlink, "weft", DNS).await.unwrap();
-                assert_eq!(list_addresses(&netlink, "weft").await.unwrap(), []);
+                assert_eq!(netlink.list_addresses("weft").await.unwrap(), []);
                 assert_eq!(dns_rules(&netlink).await.unwrap().len(), 0);
                 assert_eq!(netlink.list_routes(DNS_TABLE).await.unwrap().len(), 0);
             }

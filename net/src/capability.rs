@@ -22,6 +22,8 @@ fn effective(status: &str) -> u64 {
 
 /// `CAP_NET_ADMIN` in linux/capability.h.
 const NET_ADMIN: u32 = 12;
+/// `CAP_SYS_ADMIN` there.
+pub(crate) const SYS_ADMIN: u32 = 21;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use weft_wire::MacAddr;
 
-use crate::netlink::Asked;
+use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
 
 /// Has the bridge send frames for a MAC out of one of its ports.
@@ -79,12 +79,8 @@ pub async fn fdb_dump_extern(netlink: &Netlink, port: &str) -> Result<Vec<MacAdd
 }
 
 fn mac_of(entry: &NeighbourMessage) -> Option<MacAddr> {
-    entry.attributes.iter().find_map(|attribute| {
-        let NeighbourAttribute::LinkLayerAddress(bytes) = attribute else {
-            return None;
-        };
-        Some(MacAddr::from_bytes(bytes.as_slice().try_into().ok()?))
-    })
+    let bytes = attribute!(entry.attributes, NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice());
+    Some(MacAddr::from_bytes(bytes?.try_into().ok()?))
 }
 
 const EXTERN: NeighbourFlags = NeighbourFlags::Controller.union(NeighbourFlags::ExtLearned);

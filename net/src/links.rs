@@ -3,16 +3,19 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InetDevConf,
     InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use weft_wire::MacAddr;
 
-use crate::netlink::Asked;
+use crate::netlink::{Asked, attribute};
 use crate::netns::NetNs;
 use crate::{Netlink, NetlinkError};
 
@@ -169,6 +172,38 @@ impl Netlink {
         Ok(names)
     }
 
+    /// The number by which links of this namespace speak of another one, if they do.
+    pub(crate) async fn namespace_id(&self, ns: &NetNs) -> Result<Option<i32>, NetlinkError> {
+        let mut question = NsidMessage::default();
+        let fd = NsidAttribute::Fd(ns.as_fd().as_raw_fd().cast_unsigned());
+        question.attributes.push(fd);
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+        request.header.flags = NLM_F_REQUEST;
+        let action = || "ask for the number of a network namespace".to_owned();
+        let mut answers = self.handle().clone().request(request).to(action)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
+                    let id = attribute!(answer.attributes, NsidAttribute::Id(id) => *id);
+                    // -1 if it has none.
+                    return Ok(id.filter(|id| *id >= 0));
+                }
+                NetlinkPayload::Error(message) => {
+                    return Err(NetlinkError::new(
+                        action(),
+                        rtnetlink::Error::NetlinkError(message),
+                    ));
+                }
+                NetlinkPayload::InnerMessage(_)
+                | NetlinkPayload::Done(_)
+                | NetlinkPayload::Noop
+                | NetlinkPayload::Overrun(_)
+                | _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     pub(crate) async fn all_links(&self) -> Result<Vec<LinkMessage>, NetlinkError> {
         let links = self.handle().link().get().execute();
         links.try_collect().await.to(|| "list the links".to_owned())
@@ -226,68 +261,39 @@ pub(crate) fn checked(name: &str) -> Result<&str, NetlinkError> {
 
 /// The name of a link, empty if it says none.
 pub(crate) fn name_of(link: &LinkMessage) -> &str {
-    let name = link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::IfName(name) = attribute {
-            Some(name.as_str())
-        } else {
-            None
-        }
-    });
+    let name = attribute!(link.attributes, LinkAttribute::IfName(name) => name.as_str());
     name.unwrap_or_default()
 }
 
 /// The MAC of a link, if it has one.
 pub(crate) fn mac_of(link: &LinkMessage) -> Option<MacAddr> {
-    link.attributes.iter().find_map(|attribute| {
-        let LinkAttribute::Address(bytes) = attribute else {
-            return None;
-        };
-        Some(MacAddr::from_bytes(bytes.as_slice().try_into().ok()?))
-    })
+    let bytes = attribute!(link.attributes, LinkAttribute::Address(bytes) => bytes.as_slice());
+    Some(MacAddr::from_bytes(bytes?.try_into().ok()?))
 }
 
 /// The bridge a link is a port of, by number.
 pub(crate) fn master_of(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Controller(index) = attribute {
-            Some(*index)
-        } else {
-            None
-        }
-    })
+    attribute!(link.attributes, LinkAttribute::Controller(index) => *index)
 }
 
 /// The far end of a veth, by its number in its own namespace.
 pub(crate) fn peer_of(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Link(index) = attribute {
-            Some(*index)
-        } else {
-            None
-        }
-    })
+    attribute!(link.attributes, LinkAttribute::Link(index) => *index)
+}
+
+/// The namespace of the far end of a veth, by its number in this one; `None` if it is this one.
+pub(crate) fn peer_namespace_of(link: &LinkMessage) -> Option<i32> {
+    attribute!(link.attributes, LinkAttribute::LinkNetNsId(id) => *id)
 }
 
 /// The MTU of a link.
 pub(crate) fn mtu_of(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::Mtu(mtu) = attribute {
-            Some(*mtu)
-        } else {
-            None
-        }
-    })
+    attribute!(link.attributes, LinkAttribute::Mtu(mtu) => *mtu)
 }
 
 /// What is particular to the kind of a link.
 pub(crate) fn info_of(link: &LinkMessage) -> &[LinkInfo] {
-    let info = link.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::LinkInfo(info) = attribute {
-            Some(info.as_slice())
-        } else {
-            None
-        }
-    });
+    let info = attribute!(link.attributes, LinkAttribute::LinkInfo(info) => info.as_slice());
     info.unwrap_or_default()
 }
 
@@ -369,7 +375,12 @@ mod tests {
         testing::in_namespace(async |netlink, _| {
             let other = NetNs::create().unwrap();
             netlink.add_veth("a", "b").await.unwrap();
+            assert_eq!(peer_namespace_of(&netlink.link("a").await.unwrap()), None);
+            assert_eq!(netlink.namespace_id(&other).await.unwrap(), None);
             netlink.set_ns("b", &other).await.unwrap();
+            let id = peer_namespace_of(&netlink.link("a").await.unwrap());
+            assert!(id.is_some());
+            assert_eq!(netlink.namespace_id(&other).await.unwrap(), id);
             assert!(!netlink.exists("b").await.unwrap());
             let there =
                 crate::netns::with_netlink(&other, async |_, there| there.exists("b").await);

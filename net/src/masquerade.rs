@@ -118,9 +118,12 @@ fn run(script: &str) -> io::Result<Output> {
             .spawn()
     };
     // An ordinary user's path, which `su` keeps, leaves the second place out.
-    let mut child = start("nft").or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => start("/usr/sbin/nft"),
-        _ => Err(error),
+    let mut child = start("nft").or_else(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            start("/usr/sbin/nft")
+        } else {
+            Err(error)
+        }
     })?;
     if let Some(mut stdin) = child.stdin.take() {
         // If it ends without reading all, its status says why.

@@ -103,6 +103,20 @@ impl<T> Asked<T> for Result<T, rtnetlink::Error> {
     }
 }
 
+/// The first of a message's attributes that is of a kind, or what of it is asked for.
+macro_rules! attribute {
+    ($attributes:expr, $pattern:pat => $value:expr) => {
+        $attributes.iter().find_map(|attribute| {
+            if let $pattern = attribute {
+                Some($value)
+            } else {
+                None
+            }
+        })
+    };
+}
+pub(crate) use attribute;
+
 fn errno(error: &rtnetlink::Error) -> Option<Errno> {
     let rtnetlink::Error::NetlinkError(message) = error else {
         return None;

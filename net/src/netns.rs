@@ -129,14 +129,25 @@ pub enum EnterError {
     #[error("cannot start a thread for another network namespace: {0}")]
     Thread(#[source] io::Error),
     /// The namespace would not have us.
-    #[error("cannot enter the network namespace: {0}")]
-    Enter(#[source] io::Error),
+    #[error("cannot enter the network namespace: {source}{}", remedy(.source))]
+    Enter {
+        /// How it failed.
+        source: io::Error,
+    },
     /// No socket there.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// It ended without a result.
     #[error("the work in the network namespace broke off")]
     BrokeOff,
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "; weft needs the capability CAP_SYS_ADMIN for it: run it as root"
+    } else {
+        ""
+    }
 }
 
 /// Runs something with one netlink socket in this thread's namespace and one in `ns`, on a thread
@@ -169,7 +180,7 @@ fn in_both<T>(ns: &NetNs, f: impl AsyncFnOnce(Netlink, Netlink) -> T) -> Result<
         .map_err(EnterError::Thread)?;
     runtime.block_on(async {
         let here = Netlink::new()?;
-        ns.enter().map_err(EnterError::Enter)?;
+        ns.enter().map_err(|source| EnterError::Enter { source })?;
         let there = Netlink::new()?;
         Ok(f(here, there).await)
     })

@@ -8,6 +8,7 @@
 //!
 //! Invariant: mounts made here are never seen by the mount namespace we came from
 //! ([`cut_off_mounts`] comes first).
+#![allow(unsafe_code)]
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,7 +16,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -25,6 +28,8 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, sethostname, setsid};
 use thiserror::Error;
+
+use crate::capability::{SYS_ADMIN, holds};
 
 /// A kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -410,8 +415,8 @@ pub enum Caught {
     End(i32),
 }
 
-/// Signals taken one by one instead of by default action. A child started afterwards begins with
-/// none of them held back.
+/// Signals taken one by one instead of by default action. Children inherit what is held back, so
+/// start them with [`with_open_signals`].
 #[derive(Debug)]
 pub struct Signals(SigSet);
 
@@ -451,6 +456,14 @@ impl Signals {
     }
 }
 
+/// The command's process begins with no signal held back, whatever its parent holds back.
+pub fn with_open_signals(command: &mut Command) -> &mut Command {
+    let open = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
+    // SAFETY: between fork and exec only one system call is made, sigprocmask, which is safe there;
+    // nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(open) }
+}
+
 /// The number of the signal that asks a process to end.
 pub const TERMINATE: i32 = Signal::SIGTERM as i32;
 
@@ -469,18 +482,7 @@ pub fn user_id() -> u32 {
 
 /// Whether we hold the right to make namespaces and mounts without a user namespace.
 pub fn has_sys_admin() -> bool {
-    /// `CAP_SYS_ADMIN` in linux/capability.h.
-    const SYS_ADMIN: u32 = 21;
-    fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| effective_capabilities(&status) >> SYS_ADMIN & 1 == 1)
-}
-
-fn effective_capabilities(status: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0)
+    holds(SYS_ADMIN)
 }
 
 #[cfg(test)]
@@ -488,19 +490,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn children_begin_with_open_signals() {
+        let mask = |open: bool| {
+            let mut command = Command::new("grep");
+            command.args(["SigBlk", "/proc/self/status"]);
+            if open {
+                with_open_signals(&mut command);
+            }
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        std::thread::spawn(move || {
+            let _signals = Signals::hold().unwrap();
+            assert!(
+                mask(true).ends_with("\t0000000000000000\n"),
+                "{}",
+                mask(true)
+            );
+            assert_ne!(mask(false), mask(true), "nothing is held back");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn groups_of_processes_are_never_killed() {
         assert!(kill_now(0).is_err());
         assert!(kill_now(u32::MAX).is_err());
         assert!(send_signal(0, 15).is_err());
-    }
-
-    #[test]
-    fn capabilities_are_read_from_status() {
-        assert_eq!(
-            effective_capabilities("Name:\tx\nCapEff:\t0000000000200000\n") >> 21 & 1,
-            1
-        );
-        assert_eq!(effective_capabilities("nothing"), 0);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum TapError {
     Busy(String),
     /// There is no way to the TUN/TAP driver.
     #[error(
-        "cannot open {TUN}: {0}; load the driver with `modprobe tun`; in a container, start it with `--device {TUN}`"
+        "cannot open {TUN}: {0}; run weft as root, and load the driver with `modprobe tun`; in a container, start it with `--device {TUN}`"
     )]
     NoDriver(#[source] io::Error),
     /// We may not make or attach to devices.
@@ -311,6 +311,19 @@ mod tests {
                 let len = to.recv(&mut buf).unwrap();
                 assert_eq!(&buf[..len], sent);
             }
+        });
+    }
+
+    #[test]
+    fn without_the_driver_the_remedy_is_told() {
+        testing::in_namespace(async |_, _| {
+            // Mounts of this thread alone, over a file system whose devices are none.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            crate::sandbox::cut_off_mounts().unwrap();
+            crate::sandbox::mount_tmpfs(std::path::Path::new("/dev/net")).unwrap();
+            let error = Tap::attach("weft-tap").unwrap_err();
+            assert!(matches!(error, TapError::NoDriver(_)), "{error}");
+            assert!(error.to_string().contains("modprobe tun"), "{error}");
         });
     }
 

@@ -5,14 +5,12 @@
 use tokio::runtime::Runtime;
 
 use crate::Netlink;
-use crate::capability::holds;
+use crate::capability::{SYS_ADMIN, holds};
 use crate::netns::{NetNs, run_in};
 
 /// Whether we may make namespaces and links. Where tests must not be skipped (`CI` is set) that is
 /// an error, elsewhere a note.
 pub(crate) fn privileged() -> bool {
-    /// `CAP_SYS_ADMIN` in linux/capability.h.
-    const SYS_ADMIN: u32 = 21;
     let privileged = holds(SYS_ADMIN) && crate::has_net_admin();
     if !privileged {
         assert!(

@@ -282,6 +282,9 @@ fn interfaces_and_names_of_others_are_not_touched() {
             made.await.unwrap().unwrap();
             let error = attach(&ns, &spec(2, &["10.32.0.1/12"])).await.unwrap_err();
             assert!(matches!(error, AttachError::Foreign { .. }), "{error}");
+            // As a caller does to undo a failed attach.
+            assert_eq!(detach(&ns, "ethwe", None).await.unwrap(), []);
+            assert_eq!(inspect(&ns, "ethwe").await.unwrap().len(), 1);
             with_netlink(&ns, async |_, there| there.del_link("ethwe").await)
                 .await
                 .unwrap()
