@@ -108,6 +108,7 @@ fn command(place: Place, layout: Layout) -> Command {
         .args(["lab", "be", &place.to_string()])
         .args(["--hosts", &layout.hosts.to_string()])
         .args(["--containers", &layout.containers.to_string()]);
+    sandbox::with_open_signals(&mut command);
     command
 }
 

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::{env, io};
 
 use anyhow::{Context, Result};
-use weft_net::sandbox::{Caught, NamespacesOf, Signals, send_signal};
+use weft_net::sandbox::{Caught, NamespacesOf, Signals, send_signal, with_open_signals};
 
 use super::furnish::BIN;
 use super::layout::Place;
@@ -85,6 +85,7 @@ fn run_here(words: &[OsString]) -> Result<ExitCode> {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_this_machine(name)) {
         command.env_remove(name);
     }
+    with_open_signals(&mut command);
     let signals = Signals::hold().context("cannot hold back signals")?;
     let child = match command.spawn() {
         Ok(child) => child,

@@ -49,6 +49,20 @@ impl Layout {
     }
 }
 
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.hosts {
+            1 => write!(f, "host1")?,
+            hosts => write!(f, "host1 to host{hosts}")?,
+        }
+        match self.hosts * self.containers {
+            0 => write!(f, ", no containers"),
+            1 => write!(f, ", c1"),
+            containers => write!(f, ", c1 to c{containers}"),
+        }
+    }
+}
+
 /// Somewhere in a lab where a command can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
@@ -141,6 +155,14 @@ mod tests {
         assert_eq!(lab.containers().count(), 0);
         assert_eq!(lab.containers_of(2).count(), 0);
         assert!(!lab.has(Place::Container(1)));
+    }
+
+    #[test]
+    fn a_layout_is_told_by_its_first_and_last_places() {
+        let told = |hosts, containers| Layout { hosts, containers }.to_string();
+        assert_eq!(told(3, 2), "host1 to host3, c1 to c6");
+        assert_eq!(told(1, 1), "host1, c1");
+        assert_eq!(told(2, 0), "host1 to host2, no containers");
     }
 
     #[test]

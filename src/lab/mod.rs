@@ -49,7 +49,7 @@ use self::state::LabName;
 
 /// The domain names of containers are in, as routers have it unless told otherwise.
 const DOMAIN: &str = "weft.local";
-const DEFAULT_NAME: &str = "lab";
+const DEFAULT_NAME: &str = "default";
 
 /// Emulate a network of several hosts on this machine
 ///
@@ -74,12 +74,6 @@ struct NameArgs {
     /// Which lab, where several are up at once
     #[arg(long, value_name = "LAB", env = "WEFT_LAB", default_value = DEFAULT_NAME)]
     name: LabName,
-}
-
-impl NameArgs {
-    fn is_default(&self) -> bool {
-        self.name.to_string() == DEFAULT_NAME
-    }
 }
 
 #[derive(Debug, Subcommand)]

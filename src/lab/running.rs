@@ -36,7 +36,10 @@ impl Lab {
     pub(crate) fn find(name: &LabName) -> Result<Self> {
         match LabDir::of(name).running()? {
             Some(record) => Ok(Self::new(name.clone(), record)),
-            None => bail!("lab {name} is not up: bring it up with `weft lab up`"),
+            None => bail!(
+                "{} is not up: bring it up with `weft lab up`",
+                name.in_words()
+            ),
         }
     }
 
@@ -55,11 +58,11 @@ impl Lab {
     /// # Errors
     /// If there is no such place, or no longer.
     pub(crate) fn holder(&self, place: Place) -> Result<u32> {
-        let Layout { hosts, containers } = self.layout();
         if !self.layout().has(place) {
             bail!(
-                "lab {} has no {place}: it has {hosts} hosts with {containers} containers each",
-                self.name
+                "{} has no {place}: it has {}",
+                self.name.in_words(),
+                self.layout()
             );
         }
         process::holder(self.pid(), place)

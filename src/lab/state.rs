@@ -39,6 +39,22 @@ impl fmt::Display for LabName {
     }
 }
 
+impl LabName {
+    /// Whether it is the one that needs not be given.
+    pub(crate) fn is_default(&self) -> bool {
+        self.0 == super::DEFAULT_NAME
+    }
+
+    /// The lab in a sentence: "the lab", or "lab NAME".
+    pub(crate) fn in_words(&self) -> String {
+        if self.is_default() {
+            "the lab".to_owned()
+        } else {
+            format!("lab {self}")
+        }
+    }
+}
+
 /// Text that cannot name a lab.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} cannot name a lab: use 1 to 32 of a-z, 0-9 and -")]

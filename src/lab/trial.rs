@@ -70,8 +70,10 @@ pub(crate) fn up(args: &UpArgs) -> Result<ExitCode> {
     let (attached, matrix) = match rising.weave(&args.wishes.launch) {
         Ok(woven) => woven,
         Err(error) => {
+            say::progress(&format!("weft lab: {error:#}"));
             rising.take_down()?;
-            return Err(error.context("the lab is down again"));
+            say::progress("the lab is down again");
+            return Ok(ExitCode::FAILURE);
         }
     };
     rising.let_go()?;
@@ -133,9 +135,9 @@ pub(crate) fn down(args: &DownArgs) -> Result<()> {
     }
     locked.remove()?;
     say::progress(&if running.is_some() {
-        format!("lab {name} is down")
+        format!("{} is down", name.in_words())
     } else {
-        format!("lab {name} is not up")
+        format!("{} is not up", name.in_words())
     });
     Ok(())
 }
@@ -145,7 +147,8 @@ fn begin(name: &LabName, layout: Layout) -> Result<Option<Rising>> {
     match &rising {
         Some(_) => say::progress(&format!("hosts: {} on a virtual LAN", listed(layout))),
         None => say::progress(&format!(
-            "lab {name} is already up; you can take it down with `weft lab down`"
+            "{} is already up; you can take it down with `weft lab down`",
+            name.in_words()
         )),
     }
     Ok(rising)
@@ -215,7 +218,7 @@ fn findings(
 }
 
 fn next_steps(args: &UpArgs, layout: Layout) -> String {
-    let name = if args.lab.is_default() {
+    let name = if args.lab.name.is_default() {
         String::new()
     } else {
         format!(" --name {}", args.lab.name)
