@@ -328,14 +328,9 @@ impl Attempt {
     }
 
     async fn finish(&self) -> Result<Attached, AttachError> {
-        let AttachSpec {
-            host_ifname,
-            ifname,
-            ..
-        } = &self.spec;
+        let host_ifname = &self.spec.host_ifname;
         self.ends.host.set_no_own_addresses(host_ifname).await?;
         self.ends.host.set_up(host_ifname).await?;
-        self.ends.there.keep_secondary_addresses(ifname).await?;
         self.configure(host_ifname.clone()).await
     }
 

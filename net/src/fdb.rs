@@ -89,6 +89,7 @@ const EXTERN: NeighbourFlags = NeighbourFlags::Controller.union(NeighbourFlags::
 mod tests {
     use super::*;
     use crate::bridge::{BridgeConfig, enslave_tap, ensure_bridge};
+    use crate::links::wait_until_forwarding;
     use crate::tap::Tap;
     use crate::testing;
 
@@ -133,6 +134,22 @@ mod tests {
             fdb_replace(&netlink, FAR, "weft-tap").await.unwrap();
             drop(tap);
             assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), [FAR]);
+        });
+    }
+
+    #[test]
+    fn an_entry_yields_to_a_local_container_with_the_mac() {
+        testing::in_namespace(async |netlink, _| {
+            let _tap = bridge_with_tap(&netlink).await;
+            let container = Tap::attach("container").unwrap();
+            netlink.set_master("container", "weft").await.unwrap();
+            netlink.set_up("container").await.unwrap();
+            wait_until_forwarding(&netlink, "container").await;
+            fdb_replace(&netlink, FAR, "weft-tap").await.unwrap();
+            let mut frame = vec![0xff; 60];
+            frame[6..12].copy_from_slice(&FAR.to_bytes());
+            container.send(&frame).unwrap();
+            assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), []);
         });
     }
 

@@ -94,10 +94,8 @@ impl fmt::Display for Namespace {
 pub enum SandboxError {
     /// The system does not let us make namespaces.
     #[error(
-        "this system does not let us make namespaces ({0}): run as root; or allow user namespaces: \
-         `sysctl kernel.unprivileged_userns_clone=1` (Debian), \
-         `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu); \
-         in a container, start it with --privileged"
+        "this system does not let us make namespaces ({0}){remedy}",
+        remedy = remedy(io::ErrorKind::PermissionDenied)
     )]
     Forbidden(Errno),
     /// There are as many as the system allows.
@@ -120,7 +118,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// Something could not be mounted.
-    #[error("cannot mount {what} on {target}: {source}")]
+    #[error("cannot mount {what} on {target}: {source}{}", remedy(.source.kind()))]
     Mount {
         /// The thing.
         what: String,
@@ -145,6 +143,17 @@ pub enum SandboxError {
         /// How it failed.
         source: io::Error,
     },
+}
+
+/// Some systems refuse to make namespaces, others only to do anything in them.
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    if kind == io::ErrorKind::PermissionDenied {
+        "; run as root, or let everybody have namespaces: `sysctl kernel.unprivileged_userns_clone=1` \
+         (Debian), `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu); \
+         in a container, start it with --privileged"
+    } else {
+        ""
+    }
 }
 
 /// Moves this process (for [`Namespace::Process`]: its children) into new namespaces.
@@ -510,6 +519,26 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn what_a_system_may_forbid_comes_with_the_remedy() {
+        let mount = |errno| mount_error("proc", Path::new("/proc"))(errno).to_string();
+        assert!(mount(Errno::EACCES).contains("kernel.apparmor_restrict_unprivileged_userns=0"));
+        assert_eq!(
+            mount(Errno::EBUSY),
+            "cannot mount proc on /proc: Device or resource busy (os error 16)"
+        );
+        assert!(
+            unshare_error(Errno::EPERM)
+                .to_string()
+                .contains("kernel.unprivileged_userns_clone=1")
+        );
+        assert!(
+            unshare_error(Errno::ENOSPC)
+                .to_string()
+                .contains("user.max_user_namespaces")
+        );
     }
 
     #[test]

@@ -117,37 +117,41 @@ mod tests {
 
     #[test]
     fn the_unspecified_address_is_for_both_families() {
-        for any in ["0.0.0.0:0", "[::]:0"] {
-            let socket = bind_udp(addr(any)).unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .unwrap();
-            let port = socket.local_addr().unwrap().port();
-            for (from, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
-                let other = bind_udp(addr(from)).unwrap();
-                other
+        testing::in_namespace(async |_, _| {
+            for any in ["0.0.0.0:0", "[::]:0"] {
+                let socket = bind_udp(addr(any)).unwrap();
+                socket
                     .set_read_timeout(Some(Duration::from_secs(5)))
                     .unwrap();
-                let to = SocketAddr::new(to.parse().unwrap(), port);
-                send_now(&other, b"there", to).unwrap();
-                let mut buf = [0; 16];
-                let (len, back) = socket.recv_from(&mut buf).unwrap();
-                assert_eq!(&buf[..len], b"there");
-                assert_eq!(canonical(back), other.local_addr().unwrap());
-                send_now(&socket, b"back", canonical(back)).unwrap();
-                assert_eq!(other.recv_from(&mut buf).unwrap(), (4, to));
+                let port = socket.local_addr().unwrap().port();
+                for (from, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
+                    let other = bind_udp(addr(from)).unwrap();
+                    other
+                        .set_read_timeout(Some(Duration::from_secs(5)))
+                        .unwrap();
+                    let to = SocketAddr::new(to.parse().unwrap(), port);
+                    send_now(&other, b"there", to).unwrap();
+                    let mut buf = [0; 16];
+                    let (len, back) = socket.recv_from(&mut buf).unwrap();
+                    assert_eq!(&buf[..len], b"there");
+                    assert_eq!(canonical(back), other.local_addr().unwrap());
+                    send_now(&socket, b"back", canonical(back)).unwrap();
+                    assert_eq!(other.recv_from(&mut buf).unwrap(), (4, to));
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn a_port_in_use_is_refused_in_either_family() {
-        let socket = bind_udp(addr("0.0.0.0:0")).unwrap();
-        let port = socket.local_addr().unwrap().port();
-        for taken in ["0.0.0.0", "127.0.0.1", "::1"] {
-            let error = bind_udp(SocketAddr::new(taken.parse().unwrap(), port)).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{taken}");
-        }
+        testing::in_namespace(async |_, _| {
+            let socket = bind_udp(addr("0.0.0.0:0")).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            for taken in ["0.0.0.0", "127.0.0.1", "::1"] {
+                let error = bind_udp(SocketAddr::new(taken.parse().unwrap(), port)).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{taken}");
+            }
+        });
     }
 
     #[test]
