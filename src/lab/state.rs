@@ -196,9 +196,11 @@ pub(crate) struct LabDir {
 impl LabDir {
     /// The directory of the lab of this name, there or not.
     pub(crate) fn of(name: &LabName) -> Self {
+        let user = sandbox::user_id();
+        let path = base(user, runtime(user)).join(&name.0);
         Self {
             name: name.clone(),
-            path: base(sandbox::user_id(), env::var_os("XDG_RUNTIME_DIR")).join(&name.0),
+            path,
         }
     }
 
@@ -264,7 +266,12 @@ impl LabDir {
     /// # Errors
     /// [`StateError::Io`].
     pub(crate) fn remove(&self) -> Result<(), StateError> {
-        fs::remove_dir_all(&self.path).map_err(self.io("remove"))?;
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.io("remove")(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         if let Some(base) = self.path.parent() {
             // Other labs may be in it.
             let _ = fs::remove_dir(base);
@@ -322,10 +329,17 @@ fn check_ours(path: &Path) -> Result<(), StateError> {
     }
 }
 
-fn base(user: u32, runtime: Option<std::ffi::OsString>) -> PathBuf {
-    match runtime.filter(|path| Path::new(path).is_absolute()) {
+/// The directory the login gave us, if it is there and ours: `su` passes on that of another.
+fn runtime(user: u32) -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os("XDG_RUNTIME_DIR")?);
+    let ours = fs::metadata(&path).is_ok_and(|there| there.is_dir() && there.uid() == user);
+    (path.is_absolute() && ours).then_some(path)
+}
+
+fn base(user: u32, runtime: Option<PathBuf>) -> PathBuf {
+    match runtime {
         _ if user == 0 => PathBuf::from("/run/weft-lab"),
-        Some(runtime) => Path::new(&runtime).join("weft-lab"),
+        Some(runtime) => runtime.join("weft-lab"),
         None => PathBuf::from(format!("/tmp/weft-lab-{user}")),
     }
 }
@@ -421,7 +435,6 @@ mod tests {
             Path::new("/run/user/7/weft-lab")
         );
         assert_eq!(base(7, None), Path::new("/tmp/weft-lab-7"));
-        assert_eq!(base(7, Some("here".into())), Path::new("/tmp/weft-lab-7"));
     }
 
     #[test]
