@@ -35,7 +35,7 @@ pub(crate) struct ExecArgs {
         allow_hyphen_values = true,
         value_name = "COMMAND"
     )]
-    command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The command did not get as far as being run.

@@ -120,3 +120,63 @@ pub fn run(args: LabArgs) -> ExitCode {
 fn succeed(result: Result<()>) -> Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        lab: LabArgs,
+    }
+
+    fn parse(line: &str) -> Result<LabArgs, clap::Error> {
+        Line::try_parse_from(line.split(' ')).map(|line| line.lab)
+    }
+
+    #[test]
+    fn alone_it_tries_weft_out_on_three_hosts() {
+        let args = parse("lab").unwrap();
+        assert!(args.command.is_none() && args.lab.name.is_default());
+        assert_eq!(args.wishes.layout.to_string(), "host1 to host3, c1 to c3");
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_for_the_routers() {
+        let args = parse("lab --hosts 2 -- --mtu 1300").unwrap();
+        assert_eq!(args.wishes.launch, ["--mtu", "1300"]);
+        let args = parse("lab up --name a -- --no-discovery").unwrap();
+        assert!(matches!(args.command, Some(LabCommand::Up(_))));
+    }
+
+    #[test]
+    fn a_command_to_run_keeps_its_own_arguments() {
+        for line in [
+            "lab exec host1 ls --json -- x",
+            "lab exec host1 -- ls --json -- x",
+        ] {
+            let Some(LabCommand::Exec(args)) = parse(line).unwrap().command else {
+                panic!("{line}")
+            };
+            assert_eq!(args.command, ["ls", "--json", "--", "x"], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_lab_is_refused() {
+        for line in [
+            "lab --hosts 0",
+            "lab --hosts 65",
+            "lab up --containers 17",
+            "lab up --name a/b",
+            "lab --hosts 2 up",
+            "lab up --no-router -- --mtu 1300",
+            "lab exec host0 true",
+            "lab cut host1",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}
