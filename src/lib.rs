@@ -1,1 +1,36 @@
-//! lib
+//! The map of the router process: everything that has a clock, a socket or a thread.
+//!
+//! | module | |
+//! | --- | --- |
+//! | `launch` | `weft launch`: background or foreground |
+//! | `start` | puts the parts together and runs them |
+//! | `config` | the arguments, parsed into meaning |
+//! | `node` | owns every machine; the event loop |
+//! | `event` | what wakes the node, what may be asked of it |
+//! | `dataplane` | the two threads frames go through |
+//! | `streams` | TCP under the control connections |
+//! | `host` | bridge, TAP, addresses |
+//! | `resolver` | DNS sockets |
+//! | `http` | the API's server side |
+//! | `state` | what survives a restart |
+//! | `convert` | between the machines' types and those of the API and the state |
+//! | `metrics` | what Prometheus is told |
+//! | [`lab`] | several hosts on one machine |
+//!
+//! It is a library only so that `main` and the tests can use it.
+#![forbid(unsafe_code)]
+
+mod config;
+mod convert;
+mod dataplane;
+mod event;
+mod host;
+mod http;
+pub mod lab;
+pub mod launch;
+mod metrics;
+mod node;
+mod resolver;
+pub mod start;
+mod state;
+mod streams;

@@ -4,7 +4,7 @@
 //! the two is meant is the field's business, and `ipam` checks it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -46,6 +46,14 @@ impl Cidr {
             return Err(ParseCidrError::Prefix { addr, prefix });
         }
         Ok(Self { addr, prefix })
+    }
+
+    /// An IPv4 address and its prefix length in bits; above 32 counts as 32.
+    pub fn v4(addr: Ipv4Addr, prefix: u8) -> Self {
+        Self {
+            addr: addr.into(),
+            prefix: prefix.min(32),
+        }
     }
 
     /// The address, host bits included.

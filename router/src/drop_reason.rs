@@ -30,6 +30,8 @@ pub enum DropReason {
     LinkLocalGroup,
     /// An ARP packet speaks of the resolver's address, which every host has for itself.
     DnsAddress,
+    /// A container speaks from an address that another one holds; it is cut off until it has a new one.
+    AddressConflict,
     /// A captured frame is for a container of this host; the bridge has brought it there.
     LocalDestination,
     /// No connection leads to the peer a frame is for.
@@ -48,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedPacket,
         Self::UnknownReceiver,
         Self::Replayed,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::MulticastSource,
         Self::LinkLocalGroup,
         Self::DnsAddress,
+        Self::AddressConflict,
         Self::LocalDestination,
         Self::NoRoute,
         Self::HopLimit,
@@ -90,6 +93,7 @@ impl DropReason {
             Self::MulticastSource => "multicast_source",
             Self::LinkLocalGroup => "link_local_group",
             Self::DnsAddress => "dns_address",
+            Self::AddressConflict => "address_conflict",
             Self::LocalDestination => "local_destination",
             Self::NoRoute => "no_route",
             Self::HopLimit => "hop_limit",

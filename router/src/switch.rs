@@ -33,6 +33,8 @@ pub struct View<'a> {
     pub macs: &'a MacView,
     /// The address of the resolver (usually 169.254.67.83), which each host's bridge has for itself.
     pub dns: Ipv4Addr,
+    /// Addresses local containers use although another container holds them; sorted.
+    pub conflicts: &'a [Ipv4Addr],
 }
 
 /// What becomes of a frame captured on this host.
@@ -72,6 +74,9 @@ pub enum Flooded {
 pub fn decide_captured(frame: &Frame<'_>, network: Network, view: &View<'_>) -> Captured {
     if let Err(reason) = may_cross(frame, view) {
         return Captured::Drop(reason);
+    }
+    if in_conflict(frame, view) {
+        return Captured::Drop(DropReason::AddressConflict);
     }
     if frame.dst().is_multicast() {
         return Captured::Flood;
@@ -121,6 +126,13 @@ pub fn decide_flood(
     } else {
         Flooded::DeliverAndPassOn
     }
+}
+
+/// Whether a frame speaks from an address that was taken from its container. Rings born apart may
+/// have given one address out twice; when they meet, one of the two falls silent.
+fn in_conflict(frame: &Frame<'_>, view: &View<'_>) -> bool {
+    let is_taken = |addr| view.conflicts.binary_search(&addr).is_ok();
+    !view.conflicts.is_empty() && frame.ipv4_sender().is_some_and(is_taken)
 }
 
 /// Whether a frame may go from host to host at all, in either direction.
@@ -238,6 +250,24 @@ mod tests {
         assert_eq!(flood(THEM, 1, 3, &mut seen), again);
     }
 
+    #[test]
+    fn a_container_whose_address_was_taken_is_not_heard() {
+        let macs = macs();
+        let taken = [Ipv4Addr::new(10, 32, 0, 7), Ipv4Addr::new(10, 32, 0, 9)];
+        let view = View {
+            conflicts: &taken,
+            ..view(&macs)
+        };
+        let captured = |sender: u8| {
+            let mut bytes = [REMOTE.to_bytes(), LOCAL.to_bytes()].concat();
+            bytes.extend([8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0]);
+            bytes.extend([10, 32, 0, sender, 10, 32, 0, 1]);
+            decide_captured(&Frame::new_checked(&bytes).unwrap(), NET, &view)
+        };
+        assert_eq!(captured(9), Captured::Drop(DropReason::AddressConflict));
+        assert_eq!(captured(8), Captured::Forward(THEM));
+    }
+
     const NET: Network = Network::DEFAULT;
     const US: PeerName = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
     const THEM: PeerName = PeerName::from_bytes([2, 0, 0, 0, 0, 2]);
@@ -248,7 +278,12 @@ mod tests {
 
     fn view(macs: &MacView) -> View<'_> {
         let (us, dns) = (US, DNS);
-        View { us, macs, dns }
+        View {
+            us,
+            macs,
+            dns,
+            conflicts: &[],
+        }
     }
 
     fn macs() -> MacView {

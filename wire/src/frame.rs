@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use etherparse::{ArpPacketSlice, Ethernet2HeaderSlice};
+use etherparse::{ArpPacketSlice, Ethernet2HeaderSlice, Ipv4HeaderSlice};
 
 use crate::{MacAddr, Malformed};
 
@@ -92,6 +92,16 @@ impl<'a> Frame<'a> {
         self.bytes
     }
 
+    /// The IPv4 address an untagged frame speaks from: the source of a packet, the sender of an ARP
+    /// message; `None` for every other frame.
+    pub fn ipv4_sender(&self) -> Option<Ipv4Addr> {
+        if self.header.ether_type() != etherparse::EtherType::IPV4 {
+            return self.arp().map(|arp| arp.sender);
+        }
+        let packet = self.bytes.get(ETHERNET_HEADER..)?;
+        Some(Ipv4HeaderSlice::from_slice(packet).ok()?.source_addr())
+    }
+
     /// The addresses of an untagged ARP packet for IPv4; `None` for every other frame.
     pub fn arp(&self) -> Option<Arp> {
         if self.header.ether_type() != etherparse::EtherType::ARP {
@@ -131,7 +141,22 @@ mod tests {
         let arp = Frame::new_checked(&bytes).unwrap().arp().unwrap();
         assert_eq!(arp.sender, Ipv4Addr::new(10, 32, 0, 1));
         assert_eq!(arp.target, Ipv4Addr::new(169, 254, 67, 83));
+        let sender = Frame::new_checked(&bytes).unwrap().ipv4_sender();
+        assert_eq!(sender, Some(Ipv4Addr::new(10, 32, 0, 1)));
         assert_eq!(Frame::new_checked(&bytes[..30]).unwrap().arp(), None);
+    }
+
+    #[test]
+    fn a_packet_shows_who_sends_it() {
+        let mut bytes = vec![2; 12];
+        bytes.extend([8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0]);
+        bytes.extend([10, 32, 0, 1, 10, 32, 0, 2]);
+        let frame = Frame::new_checked(&bytes).unwrap();
+        assert_eq!(frame.ipv4_sender(), Some(Ipv4Addr::new(10, 32, 0, 1)));
+        assert_eq!(
+            Frame::new_checked(&bytes[..33]).unwrap().ipv4_sender(),
+            None
+        );
     }
 
     #[test]

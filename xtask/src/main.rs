@@ -1,1 +1,162 @@
-fn main() {}
+//! What a developer and the build machine run: `cargo xtask check`, `cargo xtask test`, and the rest.
+//!
+//! One place for it, in the language of the project, so that both run the same. Whatever a task needs
+//! beyond cargo it installs itself, because a machine that happens to have a tool hides that others
+//! lack it.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+const USAGE: &str = "\
+cargo xtask check   what to run before a commit: lint, then test
+cargo xtask test    all tests (as root: with real network namespaces)
+cargo xtask lint    fmt, clippy, docs, deny
+cargo xtask fuzz [SECONDS]
+                    run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
+";
+
+/// One step: what it is called, and the command.
+struct Step {
+    name: &'static str,
+    command: Vec<String>,
+    env: Vec<(&'static str, &'static str)>,
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        ["check"] => lint().and_then(|()| test()),
+        ["test"] => test(),
+        ["lint"] => lint(),
+        ["fuzz"] => fuzz("60"),
+        ["fuzz", seconds] => fuzz(seconds),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("xtask: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<(), String> {
+    install_packages(&[("nft", "nftables")])?;
+    run(cargo("tests", "test --workspace --locked"))
+}
+
+fn lint() -> Result<(), String> {
+    run(cargo("format", "fmt --all --check"))?;
+    run(cargo(
+        "clippy",
+        "clippy --workspace --all-targets --locked -- -D warnings",
+    ))?;
+    let mut docs = cargo(
+        "documentation",
+        "doc --workspace --no-deps --locked --document-private-items",
+    );
+    docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
+    run(docs)?;
+    if !has("cargo-deny") {
+        run(cargo("install cargo-deny", "install cargo-deny --locked"))?;
+    }
+    run(cargo(
+        "licences, bans, sources",
+        "deny --log-level error check licenses bans sources",
+    ))
+}
+
+fn fuzz(seconds: &str) -> Result<(), String> {
+    if !has("cargo-fuzz") {
+        run(cargo("install cargo-fuzz", "install cargo-fuzz --locked"))?;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
+    let mut targets: Vec<String> = std::fs::read_dir(&folder)
+        .map_err(|e| format!("cannot read {}: {e}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    targets.sort();
+    for target in targets {
+        let args = format!("+nightly fuzz run {target} -- -max_total_time={seconds}");
+        run(cargo("fuzz", &args))?;
+    }
+    Ok(())
+}
+
+fn cargo(name: &'static str, args: &str) -> Step {
+    let command = ["cargo"].into_iter().chain(args.split_whitespace());
+    Step {
+        name,
+        command: command.map(str::to_owned).collect(),
+        env: Vec::new(),
+    }
+}
+
+fn run(step: Step) -> Result<(), String> {
+    let (program, args) = step
+        .command
+        .split_first()
+        .ok_or("a step without a command")?;
+    println!("== {}: {}", step.name, step.command.join(" "));
+    let started = Instant::now();
+    let status = Command::new(program)
+        .args(args)
+        .envs(step.env)
+        .status()
+        .map_err(|e| format!("{program}: {e}"))?;
+    println!("== {}: {:.0} s", step.name, started.elapsed().as_secs_f64());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{} failed ({status})", step.name))
+    }
+}
+
+/// Installs the Debian packages of the programs that are missing; as root only.
+fn install_packages(needed: &[(&str, &'static str)]) -> Result<(), String> {
+    let missing: Vec<_> = needed
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !Path::new("/usr/bin/apt-get").exists() || !is_root() {
+        println!("xtask: not installed: {list}; the tests that need it will say so");
+        return Ok(());
+    }
+    let apt = |args: &str| Step {
+        name: "packages",
+        command: ["apt-get"]
+            .into_iter()
+            .chain(args.split_whitespace())
+            .map(str::to_owned)
+            .collect(),
+        env: vec![("DEBIAN_FRONTEND", "noninteractive")],
+    };
+    run(apt("-q update"))?;
+    run(apt(&format!("-q -y install {list}")))
+}
+
+fn has(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).exists())
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|m| {
+        use std::os::unix::fs::MetadataExt;
+        m.uid() == 0
+    })
+}

@@ -1,0 +1,8 @@
+//! Fuzzes `targets::packet`; what it checks is said there.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::packet(data));

@@ -1,0 +1,8 @@
+//! Fuzzes `targets::router`; what it checks is said there.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::router(data));

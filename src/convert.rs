@@ -1,0 +1,179 @@
+//! Between the machines' own types and those of the API and the state file.
+//!
+//! The machines' types are not serialized: what people and files see is changed on purpose, here,
+//! and not by accident with some field.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use weft_api::report as out;
+use weft_api::{Cidr as ApiCidr, ContainerId as ApiContainer};
+use weft_gossip::Entry;
+use weft_ipam::{Addr, Allocator, Cidr, ContainerId, PendingRequest, RequestError, Status, Wish};
+use weft_router::{ConnectionState, ConnectionStatus};
+use weft_wire::PeerName;
+use weft_wire::control::Suite;
+
+use crate::event::Failure;
+
+/// A container's id as the allocator has it; both forms have the same bounds.
+pub(crate) fn container(id: &ApiContainer) -> ContainerId {
+    ContainerId::new(id.as_str())
+}
+
+/// A subnet as the allocator has it.
+pub(crate) fn subnet(cidr: ApiCidr) -> Result<Cidr, Failure> {
+    Cidr::new(address(cidr.addr())?, cidr.prefix()).map_err(Failure::bad)
+}
+
+/// An address as the allocator has it.
+pub(crate) fn address(addr: IpAddr) -> Result<Addr, Failure> {
+    match addr {
+        IpAddr::V4(v4) => Ok(v4.into()),
+        IpAddr::V6(v6) => Err(Failure::bad(format!(
+            "{v6}: addresses are handed out for IPv4 only"
+        ))),
+    }
+}
+
+/// A subnet as the API has it.
+pub(crate) fn api_cidr(subnet: &Cidr) -> ApiCidr {
+    cidr(subnet.first(), subnet.prefix())
+}
+
+/// An address with its prefix length as the API has it.
+pub(crate) fn cidr(addr: Addr, prefix: u8) -> ApiCidr {
+    ApiCidr::v4(addr.into(), prefix)
+}
+
+/// A name as it is published.
+pub(crate) fn name_entry(record: &weft_dns::Record) -> Entry {
+    Entry::Name {
+        fqdn: record.name.to_string(),
+        container: record.container.clone(),
+        addr: record.addr,
+    }
+}
+
+/// One line of `status connections`.
+pub(crate) fn connection(status: ConnectionStatus, now: Instant) -> out::Connection {
+    let address = status.address();
+    let (peer, nickname) = status
+        .peer
+        .map(|(name, nick)| (name, nick.to_string()))
+        .unzip();
+    let live = matches!(
+        status.state,
+        ConnectionState::Established | ConnectionState::Pending
+    );
+    out::Connection {
+        outbound: status.outbound,
+        address,
+        state: match status.state {
+            ConnectionState::Pending => out::ConnectionState::Pending,
+            ConnectionState::Established => out::ConnectionState::Established,
+            ConnectionState::Failed => out::ConnectionState::Failed,
+            ConnectionState::Retrying => out::ConnectionState::Retrying,
+            ConnectionState::Connecting => out::ConnectionState::Connecting,
+        },
+        peer,
+        nickname,
+        overlay: live.then_some(out::Overlay::Udp),
+        encrypted: status.suite.map(|suite| match suite {
+            Suite::Aes256Gcm => out::Suite::Aes256Gcm,
+            Suite::ChaCha20Poly1305 => out::Suite::ChaCha20Poly1305,
+        }),
+        rtt_us: status
+            .rtt
+            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        mtu: status.mtu,
+        info: status.info,
+        retry_in_s: status
+            .retry_at
+            .map(|at| at.saturating_duration_since(now).as_secs()),
+    }
+}
+
+/// The address section of the report.
+pub(crate) fn ipam(
+    ipam: &Allocator,
+    status: &Status,
+    nicknames: &BTreeMap<PeerName, String>,
+) -> out::Ipam {
+    let nick = |peer: PeerName| nicknames.get(&peer).cloned().unwrap_or_default();
+    out::Ipam {
+        status: status.state.to_string(),
+        range: api_cidr(&status.pool),
+        default_subnet: api_cidr(&status.default_subnet),
+        owners: status
+            .owners
+            .iter()
+            .map(|owner| out::Owner {
+                peer: owner.peer,
+                nickname: nick(owner.peer),
+                addresses: owner.addresses,
+                reachable: owner.reachable,
+            })
+            .collect(),
+        active: status.active as u64,
+        holders: ipam
+            .holders()
+            .filter_map(|(container, addr, prefix)| {
+                let container = ApiContainer::new(container.as_str()).ok()?;
+                Some(out::Holder {
+                    container,
+                    cidr: cidr(addr, prefix),
+                })
+            })
+            .collect(),
+        pending: status.pending.iter().filter_map(pending).collect(),
+        conflicts: status
+            .conflicts
+            .iter()
+            .filter_map(|conflict| {
+                Some(out::Conflict {
+                    container: ApiContainer::new(conflict.container.as_str()).ok()?,
+                    cidr: cidr(conflict.addr, conflict.prefix),
+                    holder: conflict.holder,
+                    nickname: nick(conflict.holder),
+                })
+            })
+            .collect(),
+    }
+}
+
+/// A request that waits; `prime` is nobody's and is not listed.
+fn pending(request: &PendingRequest) -> Option<out::Pending> {
+    let (container, wants) = match &request.wish {
+        Wish::Allocate { container, subnet } => (container, format!("an address of {subnet}")),
+        Wish::Claim {
+            container,
+            addr,
+            prefix,
+        } => (container, format!("{addr}/{prefix}")),
+        Wish::Prime => return None,
+    };
+    Some(out::Pending {
+        container: ApiContainer::new(container.as_str()).ok()?,
+        wants,
+        waits_for: request.waits_for.to_string(),
+    })
+}
+
+/// Why there is no address, as the API says it.
+pub(crate) fn request_error(error: RequestError) -> Failure {
+    match &error {
+        RequestError::OutOfPool { .. }
+        | RequestError::TooSmall { .. }
+        | RequestError::Prefix { .. }
+        | RequestError::NotAHost { .. } => Failure::bad(error),
+        RequestError::Reserved { .. }
+        | RequestError::Held { .. }
+        | RequestError::InUse { .. }
+        | RequestError::RingFull { .. } => Failure::taken(error),
+        RequestError::TooMany | RequestError::Freed { .. } | RequestError::HandedOver => {
+            Failure::unavailable(error)
+        }
+    }
+}

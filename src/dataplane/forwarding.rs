@@ -1,0 +1,66 @@
+//! The snapshot the loops forward by: made whole by the control side, never changed after.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use weft_router::ConnId;
+use weft_router::macs::MacView;
+use weft_router::session::SendSession;
+use weft_router::switch::View;
+use weft_wire::PeerName;
+
+/// A neighbour that frames may be sent to: its connection is established.
+pub(crate) struct Egress {
+    pub(crate) conn: ConnId,
+    pub(crate) peer: PeerName,
+    pub(crate) session: Arc<SendSession>,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Where frames go.
+pub(crate) struct Forwarding {
+    pub(crate) us: PeerName,
+    /// The resolver's address, which no ARP packet may speak of across hosts.
+    pub(crate) dns: Ipv4Addr,
+    /// Addresses of local containers that others hold; sorted.
+    pub(crate) conflicts: Vec<Ipv4Addr>,
+    /// Where each MAC is.
+    pub(crate) macs: MacView,
+    /// The neighbour on the way to each peer.
+    pub(crate) next_hops: HashMap<PeerName, Arc<Egress>>,
+    /// To whom a flooded frame is passed on, by its origin.
+    pub(crate) flood: HashMap<PeerName, Vec<Arc<Egress>>>,
+    /// Neighbours frames are accepted from.
+    pub(crate) neighbours: HashMap<PeerName, Arc<Egress>>,
+}
+
+impl Forwarding {
+    /// Nowhere yet.
+    pub(crate) fn empty(us: PeerName, dns: Ipv4Addr, macs: MacView) -> Self {
+        Self {
+            us,
+            dns,
+            conflicts: Vec::new(),
+            macs,
+            next_hops: HashMap::new(),
+            flood: HashMap::new(),
+            neighbours: HashMap::new(),
+        }
+    }
+
+    /// What a decision on one frame rests on.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            us: self.us,
+            macs: &self.macs,
+            dns: self.dns,
+            conflicts: &self.conflicts,
+        }
+    }
+
+    /// The neighbours that get a flooded frame of this origin.
+    pub(crate) fn flood_to(&self, origin: PeerName) -> &[Arc<Egress>] {
+        self.flood.get(&origin).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,225 @@
+//! The two loops that frames go through, each on a plain OS thread.
+//!
+//! ```text
+//!  bridge ─ TAP ─▶ capture ─ decide ─ seal ─▶ UDP          (thread "weft-capture")
+//!  bridge ◀─ TAP ─ inject ◀─ decide ◀─ open ◀─ UDP         (thread "weft-receive", relays too)
+//! ```
+//!
+//! The control side owns all state. What the loops need of it they read from an immutable
+//! [`Forwarding`] snapshot, which the control side replaces when something changes; what they notice
+//! (a new MAC, a heartbeat, a key worn out) they report through a bounded queue that is never waited
+//! for. So no frame allocates, locks or awaits, and a slow control side costs nothing but a report.
+//!
+//! Every frame and datagram that goes no further is counted under its [`DropReason`].
+
+mod capture;
+mod forwarding;
+mod receive;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as thread_mpsc;
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use weft_net::tap::Tap;
+use weft_router::ConnId;
+use weft_router::drop_reason::DropReason;
+use weft_router::session::{RecvSession, SendSession};
+use weft_wire::message::{HEARTBEAT_LEN, Heartbeat};
+use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex};
+use weft_wire::{MacAddr, Network, PeerName};
+
+pub(crate) use forwarding::{Egress, Forwarding};
+
+/// Reports that may wait for the control side; more are not made (a MAC is reported again with its
+/// next frame, a heartbeat again by its sender).
+const MAX_REPORTS: usize = 1024;
+/// Session changes that may wait for the receiving loop.
+const MAX_COMMANDS: usize = 4096;
+/// How long a command waits at the most for the receiving loop.
+const COMMAND_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest datagram and the largest frame, with room for every header.
+const BUFFER: usize = 65_536 + 256;
+
+/// What the loops tell the control side.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A source MAC was seen where the table does not have it.
+    Seen {
+        network: Network,
+        mac: MacAddr,
+        /// The peer it is behind; ourselves for a local one.
+        at: PeerName,
+    },
+    /// An authentic heartbeat.
+    Heartbeat {
+        conn: ConnId,
+        from: SocketAddr,
+        heartbeat: Heartbeat,
+    },
+    /// A session has sealed as much as its key should.
+    RekeyDue { conn: ConnId },
+}
+
+/// What the control side tells the receiving loop about sessions.
+pub(crate) enum Command {
+    Install(ReceiverIndex, Receiver),
+    Retire(ReceiverIndex),
+    Uninstall(ConnId),
+}
+
+/// One session we receive on.
+pub(crate) struct Receiver {
+    pub(crate) conn: ConnId,
+    pub(crate) peer: PeerName,
+    pub(crate) session: RecvSession,
+}
+
+/// The running loops and the way to them.
+pub(crate) struct DataPlane {
+    shared: Arc<Shared>,
+    commands: thread_mpsc::SyncSender<Command>,
+}
+
+/// What both loops and the control side see.
+struct Shared {
+    socket: UdpSocket,
+    tap: Tap,
+    forwarding: ArcSwap<Forwarding>,
+    counters: Counters,
+    reports: mpsc::Sender<Report>,
+}
+
+/// Frames and datagrams, counted since the start.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) frames_captured: AtomicU64,
+    pub(crate) frames_injected: AtomicU64,
+    pub(crate) frames_relayed: AtomicU64,
+    pub(crate) bytes_captured: AtomicU64,
+    pub(crate) bytes_injected: AtomicU64,
+    pub(crate) datagrams_sent: AtomicU64,
+    pub(crate) datagrams_received: AtomicU64,
+    drops: [AtomicU64; DropReason::ALL.len()],
+}
+
+impl Counters {
+    fn drop(&self, reason: DropReason) {
+        if let Some(counter) = self.drops.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often each reason has dropped something.
+    pub(crate) fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let counts = self.drops.iter().map(|c| c.load(Ordering::Relaxed));
+        DropReason::ALL.into_iter().zip(counts)
+    }
+}
+
+fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+impl DataPlane {
+    /// Starts both loops on a TAP and a bound UDP socket.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub(crate) fn start(
+        tap: Tap,
+        socket: UdpSocket,
+        first: Forwarding,
+        flood_start: u32,
+    ) -> io::Result<(Self, mpsc::Receiver<Report>)> {
+        socket.set_read_timeout(Some(COMMAND_INTERVAL))?;
+        let (reports, reported) = mpsc::channel(MAX_REPORTS);
+        let (commands, commanded) = thread_mpsc::sync_channel(MAX_COMMANDS);
+        let shared = Arc::new(Shared {
+            socket,
+            tap,
+            forwarding: ArcSwap::from_pointee(first),
+            counters: Counters::default(),
+            reports,
+        });
+        let capture = shared.clone();
+        thread::Builder::new()
+            .name("weft-capture".to_owned())
+            .spawn(move || capture::run(&capture, flood_start))?;
+        let receive = shared.clone();
+        thread::Builder::new()
+            .name("weft-receive".to_owned())
+            .spawn(move || receive::run(&receive, &commanded))?;
+        Ok((Self { shared, commands }, reported))
+    }
+
+    /// Replaces what the loops forward by.
+    pub(crate) fn set_forwarding(&self, forwarding: Forwarding) {
+        self.shared.forwarding.store(Arc::new(forwarding));
+    }
+
+    /// What the loops forward by now.
+    pub(crate) fn forwarding(&self) -> Arc<Forwarding> {
+        self.shared.forwarding.load_full()
+    }
+
+    /// Changes the sessions we receive on.
+    pub(crate) fn command(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            // The loop has stopped taking commands, so it has stopped receiving too.
+            tracing::error!(
+                "the receiving loop does not take commands; the router must be restarted"
+            );
+        }
+    }
+
+    /// Sends a heartbeat through a session.
+    pub(crate) fn send_heartbeat(
+        &self,
+        session: &SendSession,
+        to: SocketAddr,
+        heartbeat: Heartbeat,
+    ) {
+        let mut datagram = [0; HEARTBEAT_LEN + OVERHEAD];
+        if let Some(message) = datagram.get_mut(HEADER_LEN..HEADER_LEN + HEARTBEAT_LEN) {
+            message.copy_from_slice(&heartbeat.emit());
+        }
+        self.shared.seal_and_send(session, to, &mut datagram);
+    }
+
+    /// What was counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+impl Shared {
+    /// Seals a datagram laid out as header, message, tag, and sends it without waiting.
+    fn seal_and_send(&self, session: &SendSession, to: SocketAddr, datagram: &mut [u8]) {
+        if session.seal(datagram).is_err() {
+            return self.counters.drop(DropReason::SessionExpired);
+        }
+        match weft_net::udp::send_now(&self.socket, datagram, to) {
+            Ok(_) => add(&self.counters.datagrams_sent, 1),
+            Err(_) => self.counters.drop(DropReason::SendFailed),
+        }
+    }
+
+    /// Sends one frame, with its message header, to a neighbour.
+    fn send_frame(&self, egress: &Egress, datagram: &mut [u8]) {
+        self.seal_and_send(&egress.session, egress.remote, datagram);
+        if egress.session.needs_rekey() {
+            self.report(Report::RekeyDue { conn: egress.conn });
+        }
+    }
+
+    /// Tells the control side, unless too much is waiting there already.
+    fn report(&self, report: Report) {
+        let _ = self.reports.try_send(report);
+    }
+}

@@ -1,0 +1,171 @@
+//! The Linux side of the node: the bridge, its TAP port, the resolver's address, exposed addresses,
+//! and bridge entries for remote MACs.
+//!
+//! What cannot be done is said once in the log and stays in the status' warnings until it works;
+//! the router goes on without it where that still makes sense.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Context;
+use tracing::{debug, warn};
+use weft_api::Cidr;
+use weft_net::Netlink;
+use weft_net::bridge::{self, BridgeConfig};
+use weft_net::fdb;
+use weft_net::masquerade;
+use weft_net::tap::Tap;
+use weft_wire::MacAddr;
+
+use crate::config::Config;
+use crate::convert;
+use crate::state::ExposedState;
+
+/// What the node does to the host.
+pub(crate) struct Host {
+    netlink: Netlink,
+    bridge: String,
+    tap: String,
+    warnings: Vec<String>,
+}
+
+impl Host {
+    /// Brings bridge, TAP and addresses into the state the configuration asks for.
+    ///
+    /// # Errors
+    /// What is needed for any frame to pass cannot be had: no TUN device, no rights, the TAP is in
+    /// use by another router.
+    pub(crate) async fn set_up(
+        config: &Config,
+        exposed: &[ExposedState],
+    ) -> anyhow::Result<(Self, Tap)> {
+        let netlink = Netlink::new()?;
+        let mtu = u32::from(config.mesh.mtu);
+        let bridge_config = BridgeConfig {
+            name: config.host.bridge.clone(),
+            mac: config.name.to_mac(),
+            mtu,
+        };
+        bridge::ensure_bridge(&netlink, &bridge_config).await?;
+        let tap = Tap::attach(&config.host.tap)?;
+        bridge::enslave_tap(&netlink, &config.host.tap, &config.host.bridge).await?;
+        let mut host = Self {
+            netlink,
+            bridge: config.host.bridge.clone(),
+            tap: config.host.tap.clone(),
+            warnings: Vec::new(),
+        };
+        host.drop_stale_entries().await;
+        if let (Some(dns), Some(ipam)) = (&config.dns, &config.ipam) {
+            host.resolver_address(dns.address, convert::api_cidr(&ipam.pool))
+                .await?;
+        }
+        host.check_overlap(config).await;
+        for entry in exposed {
+            let Ok(cidr) = entry.cidr.parse::<Cidr>() else {
+                continue;
+            };
+            if let Err(error) = host.expose(cidr, exposed).await {
+                host.warn(format!("{cidr} is not exposed as it was: {error:#}"));
+            }
+        }
+        Ok((host, tap))
+    }
+
+    /// What does not work, in words.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Notes something for the log and the status, once.
+    pub(crate) fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            warn!("{warning}");
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Has the bridge send frames for this MAC to us alone, instead of to every container.
+    pub(crate) async fn add_remote_mac(&self, mac: MacAddr) {
+        if let Err(error) = fdb::fdb_replace(&self.netlink, mac, &self.tap).await {
+            debug!(%mac, %error, "no bridge entry");
+        }
+    }
+
+    /// Takes such an entry back.
+    pub(crate) async fn forget_remote_mac(&self, mac: MacAddr) {
+        if let Err(error) = fdb::fdb_del(&self.netlink, mac, &self.tap).await {
+            debug!(%mac, %error, "no bridge entry removed");
+        }
+    }
+
+    /// Gives the host an address in the network. `all` is every exposed address, this one included.
+    pub(crate) async fn expose(&mut self, cidr: Cidr, all: &[ExposedState]) -> anyhow::Result<()> {
+        bridge::add_address(&self.netlink, &self.bridge, cidr.addr(), cidr.prefix()).await?;
+        self.masquerade(all).await
+    }
+
+    /// Takes an address of the host back. `all` is every address that stays.
+    pub(crate) async fn hide(&mut self, cidr: Cidr, all: &[ExposedState]) -> anyhow::Result<()> {
+        bridge::del_address(&self.netlink, &self.bridge, cidr.addr(), cidr.prefix()).await?;
+        self.masquerade(all).await
+    }
+
+    async fn masquerade(&self, all: &[ExposedState]) -> anyhow::Result<()> {
+        let cidrs: Vec<(IpAddr, u8)> = all
+            .iter()
+            .filter(|e| e.masquerade)
+            .filter_map(|e| e.cidr.parse::<Cidr>().ok())
+            .map(|c| (c.addr(), c.prefix()))
+            .collect();
+        masquerade::apply(&cidrs).await?;
+        Ok(())
+    }
+
+    async fn resolver_address(&self, addr: Ipv4Addr, pool: Cidr) -> anyhow::Result<()> {
+        bridge::dns_address(
+            &self.netlink,
+            &self.bridge,
+            addr,
+            (pool.addr(), pool.prefix()),
+        )
+        .await
+        .with_context(|| {
+            format!(
+                "cannot put the resolver's address {addr} on {}",
+                self.bridge
+            )
+        })
+    }
+
+    /// Entries of an earlier run: nobody has confirmed them in this one.
+    async fn drop_stale_entries(&self) {
+        for mac in fdb::fdb_dump_extern(&self.netlink, &self.tap)
+            .await
+            .unwrap_or_default()
+        {
+            self.forget_remote_mac(mac).await;
+        }
+    }
+
+    async fn check_overlap(&mut self, config: &Config) {
+        let Some(pool) = config
+            .ipam
+            .as_ref()
+            .map(|ipam| convert::api_cidr(&ipam.pool))
+        else {
+            return;
+        };
+        match bridge::overlapping_routes(&self.netlink, (pool.addr(), pool.prefix()), &self.bridge)
+            .await
+        {
+            Ok(routes) => {
+                for route in routes {
+                    self.warn(format!(
+                        "the range {pool} overlaps the host's route {route}: containers cannot reach what is behind it; choose another --ipalloc-range on all peers"
+                    ));
+                }
+            }
+            Err(error) => debug!(%error, "the host's routes cannot be read"),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What Prometheus is told: every metric's name, help and labels in one table.
+//!
+//! The numbers are read when somebody asks, from the same report that `weft status` shows and from
+//! the data plane's counters; nothing is counted twice, and the hot path knows nothing of this file.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use weft_api::Report;
+use weft_api::report::{ConnectionState, Reach};
+
+use crate::dataplane::Counters;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// All metrics in OpenMetrics text.
+pub(crate) fn render(report: &Report, counters: &Counters, terminations: u64) -> String {
+    let mut registry = Registry::with_prefix("weft");
+    mesh(&mut registry, report, terminations);
+    data_path(&mut registry, counters);
+    services(&mut registry, report);
+    process(&mut registry);
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Writing to a String does not fail; should it ever, say so rather than show half a page.
+        text.clear();
+        let _ = text.write_str("# EOF\n");
+    }
+    text
+}
+
+fn mesh(registry: &mut Registry, report: &Report, terminations: u64) {
+    let connections = Family::<Labels, Gauge>::default();
+    for state in ConnectionState::ALL {
+        let count = report
+            .router
+            .connections
+            .iter()
+            .filter(|c| c.state == state)
+            .count();
+        connections
+            .get_or_create(&vec![("state", state.to_string())])
+            .set(number(count));
+    }
+    registry.register(
+        "connections",
+        "Connections to other peers by state",
+        connections,
+    );
+    counter(
+        registry,
+        "connection_terminations",
+        "Connections that ended after they were established",
+        terminations,
+    );
+    let peers = Family::<Labels, Gauge>::default();
+    for (label, reachable) in [("reachable", true), ("unreachable", false)] {
+        let is = |reach: Reach| (reach != Reach::Unreachable) == reachable;
+        let count = report
+            .router
+            .peers
+            .iter()
+            .filter(|p| is(p.reachable))
+            .count();
+        peers
+            .get_or_create(&vec![("state", label.to_owned())])
+            .set(number(count));
+    }
+    registry.register("peers", "Known peers, ourselves among them", peers);
+    gauge(
+        registry,
+        "macs",
+        "Entries of the MAC table",
+        report.router.macs.len(),
+    );
+    gauge(
+        registry,
+        "warnings",
+        "Things somebody should look at, as `weft status` lists them",
+        report.warnings.len(),
+    );
+}
+
+fn data_path(registry: &mut Registry, counters: &Counters) {
+    let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    for (name, help, value) in [
+        (
+            "frames_captured",
+            "Frames taken from local containers",
+            &counters.frames_captured,
+        ),
+        (
+            "frames_injected",
+            "Frames given to local containers",
+            &counters.frames_injected,
+        ),
+        (
+            "frames_relayed",
+            "Frames passed on for other peers",
+            &counters.frames_relayed,
+        ),
+        (
+            "datagrams_sent",
+            "Sealed datagrams sent",
+            &counters.datagrams_sent,
+        ),
+        (
+            "datagrams_received",
+            "Datagrams received, whatever was in them",
+            &counters.datagrams_received,
+        ),
+    ] {
+        counter(registry, name, help, read(value));
+    }
+    for (name, help, value) in [
+        (
+            "captured",
+            "Bytes of frames taken from local containers",
+            &counters.bytes_captured,
+        ),
+        (
+            "injected",
+            "Bytes of frames given to local containers",
+            &counters.bytes_injected,
+        ),
+    ] {
+        registry.register_with_unit(name, help, Unit::Bytes, ConstCounter::new(read(value)));
+    }
+    for (reason, count) in counters.drops() {
+        let labels = [("reason".into(), reason.label().into())];
+        registry
+            .sub_registry_with_labels(labels.into_iter())
+            .register(
+                "drops",
+                "Frames and datagrams dropped, by reason",
+                ConstCounter::new(count),
+            );
+    }
+}
+
+fn services(registry: &mut Registry, report: &Report) {
+    if let Some(ipam) = &report.ipam {
+        gauge(
+            registry,
+            "ipam_active_addresses",
+            "Addresses given to containers of this host",
+            usize::try_from(ipam.active).unwrap_or(usize::MAX),
+        );
+        gauge(
+            registry,
+            "ipam_pending_requests",
+            "Address requests that wait",
+            ipam.pending.len(),
+        );
+        gauge(
+            registry,
+            "ipam_conflicts",
+            "Containers cut off because another holds their address",
+            ipam.conflicts.len(),
+        );
+        let unreachable: u64 = ipam
+            .owners
+            .iter()
+            .filter(|o| !o.reachable)
+            .map(|o| o.addresses)
+            .sum();
+        gauge(
+            registry,
+            "ipam_unreachable_addresses",
+            "Addresses owned by peers that cannot be reached",
+            usize::try_from(unreachable).unwrap_or(usize::MAX),
+        );
+    }
+    if let Some(dns) = &report.dns {
+        let own = dns
+            .entries
+            .iter()
+            .filter(|e| e.origin == report.router.name)
+            .count();
+        gauge(
+            registry,
+            "dns_entries",
+            "Names of containers of this host",
+            own,
+        );
+    }
+}
+
+/// What the kernel says of this process; absent where it says nothing.
+fn process(registry: &mut Registry) {
+    let Ok(statm) = std::fs::read_to_string("/proc/self/statm") else {
+        return;
+    };
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|text| text.parse::<usize>().ok());
+    if let Some(pages) = pages {
+        gauge(
+            registry,
+            "process_resident_memory_bytes",
+            "Memory in use",
+            pages * PAGE,
+        );
+    }
+}
+
+/// Bytes of a page on the platforms weft runs on.
+const PAGE: usize = 4096;
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: usize) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(number(value));
+    registry.register(name, help, gauge);
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    registry.register(name, help, ConstCounter::new(value));
+}
+
+fn number(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,410 @@
+//! The node: owns every machine of this peer, and is the only place where they meet.
+//!
+//! One task, one loop, in a fixed order: what the machines want done is carried out until none wants
+//! anything more; then the forwarding snapshot is replaced if something in it changed; then the loop
+//! waits for whatever comes first: input, gossip, a report of the data plane, a deadline. Machines
+//! never call each other, so every effect of one on another can be read in [`effects`].
+//!
+//! Invariant: an allocation is on the disk before its answer leaves, because effects are carried out
+//! in the order the machines gave them.
+
+mod effects;
+mod forwarding;
+mod requests;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+use weft_dns::{Domain, Name, NameTable, Record};
+use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
+use weft_ipam::{Allocator, RequestId};
+use weft_router::macs::MacTable;
+use weft_router::session::SendSession;
+use weft_router::{ConnId, Router};
+use weft_wire::PeerName;
+
+use crate::config::Config;
+use crate::dataplane::{DataPlane, Report};
+use crate::event::Input;
+use crate::host::Host;
+use crate::resolver::Resolver;
+use crate::state::{NameState, State, Store};
+use crate::streams::Streams;
+use requests::Waiting;
+
+/// How often MACs are aged and the report's slow parts are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// Inputs handled before the machines' effects are carried out, so that a flood of one kind of input
+/// cannot keep the deadlines from being met.
+const BUDGET: usize = 64;
+
+/// All of one peer.
+pub(crate) struct Node {
+    config: Config,
+    persisted: Persisted,
+    router: Router,
+    ipam: Option<Allocator>,
+    names: Names,
+    macs: MacTable,
+    mesh: Mesh,
+    host: Host,
+    streams: Streams,
+    data: DataPlane,
+    waiting: BTreeMap<RequestId, Waiting>,
+    sources: Sources,
+}
+
+/// The state and where it is kept.
+pub(crate) struct Persisted {
+    pub(crate) store: Store,
+    pub(crate) state: State,
+    /// Why the last write failed, if it did.
+    pub(crate) failure: Option<String>,
+}
+
+/// The name table, the copy of it the resolver reads, and the resolver.
+pub(crate) struct Names {
+    pub(crate) table: NameTable,
+    pub(crate) shared: Arc<ArcSwap<NameTable>>,
+    pub(crate) resolver: Option<Resolver>,
+}
+
+/// What is known of other peers beyond what the machines keep.
+pub(crate) struct Mesh {
+    pub(crate) gossip: Gossip,
+    /// What each peer says of itself.
+    info: BTreeMap<PeerName, PeerInfo>,
+    /// What each peer says of its connections, and the address it has for each.
+    links: BTreeMap<PeerName, BTreeMap<PeerName, Link>>,
+    /// The port each neighbour says it listens on.
+    ports: BTreeMap<PeerName, u16>,
+    /// Our own links as last published.
+    published: BTreeMap<PeerName, Link>,
+    /// Keys to seal with towards each connection.
+    sessions: BTreeMap<ConnId, Session>,
+    /// Connections that ended after they were established.
+    terminations: u64,
+    /// The forwarding snapshot is not what the machines say any more.
+    stale: bool,
+}
+
+/// The sending half of one connection's session.
+struct Session {
+    peer: PeerName,
+    send: Arc<SendSession>,
+    remote: SocketAddr,
+}
+
+/// What the loop waits for.
+pub(crate) struct Sources {
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) changes: mpsc::Receiver<Change>,
+    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+    pub(crate) reports: mpsc::Receiver<Report>,
+}
+
+impl Mesh {
+    pub(crate) fn new(gossip: Gossip) -> Self {
+        Self {
+            gossip,
+            info: BTreeMap::new(),
+            links: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            published: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            terminations: 0,
+            stale: true,
+        }
+    }
+}
+
+/// The parts a node is put together from.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) persisted: Persisted,
+    pub(crate) router: Router,
+    pub(crate) ipam: Option<Allocator>,
+    pub(crate) names: Names,
+    pub(crate) gossip: Gossip,
+    pub(crate) macs: MacTable,
+    pub(crate) host: Host,
+    pub(crate) streams: Streams,
+    pub(crate) data: DataPlane,
+    pub(crate) sources: Sources,
+}
+
+/// Whether the loop goes on.
+enum Next {
+    Continue,
+    Stop,
+}
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            persisted: parts.persisted,
+            router: parts.router,
+            ipam: parts.ipam,
+            names: parts.names,
+            macs: parts.macs,
+            mesh: Mesh::new(parts.gossip),
+            host: parts.host,
+            streams: parts.streams,
+            data: parts.data,
+            waiting: BTreeMap::new(),
+            sources: parts.sources,
+        }
+    }
+
+    /// Runs until somebody stops the router.
+    ///
+    /// # Errors
+    /// The state cannot be written any more: going on could hand an address out twice.
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.carry_out().await?;
+            let deadline = self.deadline();
+            let next = tokio::select! {
+                Some(input) = self.sources.inputs.recv() => self.handle_inputs(input).await,
+                Some(change) = self.sources.changes.recv() => { self.handle_change(change).await?; Next::Continue }
+                Some(out) = self.sources.outgoing.recv() => { self.send_gossip(out); Next::Continue }
+                Some(report) = self.sources.reports.recv() => { self.handle_report(report).await; Next::Continue }
+                () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout(); Next::Continue }
+                _ = housekeeping.tick() => { self.keep_house().await; Next::Continue }
+            };
+            if matches!(next, Next::Stop) {
+                return self.stop().await;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let router = self.router.poll_timeout();
+        let ipam = self.ipam.as_ref().and_then(Allocator::poll_timeout);
+        let far = Instant::now() + Duration::from_secs(3600);
+        [router, ipam]
+            .into_iter()
+            .flatten()
+            .map(|(at, _)| at)
+            .min()
+            .unwrap_or(far)
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = Instant::now();
+        self.router.handle_timeout(now);
+        if let Some(ipam) = &mut self.ipam {
+            ipam.handle_timeout(now);
+        }
+    }
+
+    async fn handle_inputs(&mut self, first: Input) -> Next {
+        let mut input = Some(first);
+        for _ in 0..BUDGET {
+            match input {
+                None => break,
+                Some(Input::Stop) => return Next::Stop,
+                Some(Input::Request(request)) => self.handle_request(request).await,
+                Some(Input::Accepted { stream, remote }) => {
+                    if let Some(conn) = self.router.handle_accepted(remote, Instant::now()) {
+                        self.streams.open(conn, stream);
+                    }
+                }
+                Some(Input::Dialed { conn, outcome }) => self.handle_dialed(conn, outcome),
+                Some(Input::Bytes { conn, bytes }) => {
+                    self.router.handle_bytes(conn, &bytes, Instant::now())
+                }
+                Some(Input::Closed { conn, why }) => self.handle_closed(conn, why),
+            }
+            input = self.sources.inputs.try_recv().ok();
+        }
+        Next::Continue
+    }
+
+    fn handle_dialed(
+        &mut self,
+        conn: ConnId,
+        outcome: Result<(tokio::net::TcpStream, SocketAddr), String>,
+    ) {
+        let now = Instant::now();
+        match outcome {
+            Ok((stream, remote)) => {
+                self.streams.open(conn, stream);
+                self.router.handle_dialed(conn, remote, now);
+            }
+            Err(why) => self.router.handle_dial_failed(conn, why, now),
+        }
+    }
+
+    fn handle_closed(&mut self, conn: ConnId, why: String) {
+        self.streams.close(conn);
+        self.router.handle_closed(conn, why, Instant::now());
+    }
+
+    fn send_gossip(&mut self, out: Outgoing) {
+        if let Err(error) = self.router.send_gossip(out.to, out.bytes, Instant::now()) {
+            debug!(peer = %out.to, %error, "gossip not sent; it repeats itself");
+        }
+    }
+
+    async fn handle_report(&mut self, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::Heartbeat {
+                conn,
+                from,
+                heartbeat,
+            } => self.router.handle_heartbeat(conn, from, heartbeat, now),
+            Report::RekeyDue { conn } => self.router.handle_rekey_due(conn, now),
+            Report::Seen { network, mac, at } => self.learn(network, mac, at, now).await,
+        }
+    }
+
+    /// What nobody waits for: old MACs go.
+    async fn keep_house(&mut self) {
+        let aged = self.macs.age_out(Instant::now());
+        self.mesh.stale |= !aged.is_empty();
+        for (_, mac, location) in aged {
+            if location.peer().is_some() {
+                self.host.forget_remote_mac(mac).await;
+            }
+        }
+    }
+
+    /// Ends the router in order: the others hear of it at once, and the state says it was meant.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        info!("stopping");
+        self.mesh.gossip.withdraw_all().await;
+        // The withdrawal leaves by the connections, so they are closed after it was handed out.
+        let settle = tokio::time::sleep(Duration::from_millis(100));
+        tokio::pin!(settle);
+        loop {
+            tokio::select! {
+                Some(out) = self.sources.outgoing.recv() => self.send_gossip(out),
+                () = &mut settle => break,
+            }
+            self.carry_out().await?;
+        }
+        self.router.shutdown(Instant::now());
+        self.carry_out().await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.persisted.state.stopped_cleanly = true;
+        self.persisted.save();
+        Ok(())
+    }
+
+    /// Writes our own names to the disk, so that they are back with the router.
+    fn save_names(&mut self) {
+        let names = self.names.table.own().map(|record| NameState {
+            name: record.name.to_string(),
+            container: record.container.clone(),
+            addr: record.addr,
+        });
+        self.persisted.state.names = names.collect();
+        self.persisted.save();
+    }
+
+    /// Everybody the mesh reaches now, without us.
+    fn reachable(&self) -> BTreeSet<PeerName> {
+        self.router.routes().unicast.keys().copied().collect()
+    }
+}
+
+impl Persisted {
+    pub(crate) fn new(store: Store, state: State) -> Self {
+        Self {
+            store,
+            state,
+            failure: None,
+        }
+    }
+
+    /// Writes the state to the disk. While that fails nothing that rests on it is said to anybody;
+    /// the next change tries again.
+    fn save(&mut self) {
+        self.failure = self
+            .store
+            .save(&self.state)
+            .err()
+            .map(|error| error.to_string());
+        if let Some(why) = &self.failure {
+            error!(
+                why,
+                "the state cannot be written: no address is given out until it can"
+            );
+        }
+    }
+}
+
+impl Names {
+    pub(crate) fn new(
+        table: NameTable,
+        shared: Arc<ArcSwap<NameTable>>,
+        resolver: Option<Resolver>,
+    ) -> Self {
+        Self {
+            table,
+            shared,
+            resolver,
+        }
+    }
+
+    /// Has the resolver answer from the table as it is.
+    fn share(&self) {
+        self.shared.store(Arc::new(self.table.clone()));
+    }
+
+    /// Another peer says what one of its containers is called.
+    fn set(
+        &mut self,
+        origin: PeerName,
+        domain: &Domain,
+        fqdn: &str,
+        container: String,
+        addr: IpAddr,
+    ) {
+        let Ok(name) = Name::new(fqdn, domain) else {
+            return debug!(peer = %origin, fqdn, "a name outside our domain");
+        };
+        match self.table.set(Record {
+            name,
+            container,
+            origin,
+            addr,
+        }) {
+            Ok(true) => self.share(),
+            Ok(false) => {}
+            Err(error) => warn!(peer = %origin, %error, "name not taken over"),
+        }
+    }
+
+    fn unset(
+        &mut self,
+        origin: PeerName,
+        domain: &Domain,
+        fqdn: &str,
+        container: &str,
+        addr: IpAddr,
+    ) {
+        if Name::new(fqdn, domain)
+            .is_ok_and(|name| self.table.unset(origin, &name, container, addr))
+        {
+            self.share();
+        }
+    }
+
+    fn drop_origin(&mut self, origin: PeerName) {
+        if self.table.drop_origin(origin) > 0 {
+            self.share();
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! What the machines want done, and what gossip brings: the crossings between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{debug, error, info, warn};
+use weft_gossip::{Change, Entry, Link, Topic};
+use weft_ipam::Event as IpamEvent;
+use weft_router::session::{RecvSession, SendSession};
+use weft_router::topology::LinkState;
+use weft_router::{ConnId, Event as RouterEvent, PeerInfo};
+use weft_wire::control::SessionKey;
+use weft_wire::{MacAddr, Network, PeerName};
+
+use super::{Node, Session};
+use crate::convert;
+use crate::dataplane::{Command, Receiver};
+use crate::state::PoolState;
+
+impl Node {
+    /// Carries out effects until no machine has any left, then puts a fresh forwarding snapshot in
+    /// place if one is due.
+    pub(super) async fn carry_out(&mut self) -> anyhow::Result<()> {
+        loop {
+            if let Some(event) = self.router.poll_event() {
+                self.on_router(event).await;
+            } else if let Some(event) = self
+                .ipam
+                .as_mut()
+                .and_then(weft_ipam::Allocator::poll_event)
+            {
+                self.on_ipam(event).await;
+            } else {
+                break;
+            }
+        }
+        if std::mem::take(&mut self.mesh.stale) {
+            self.replace_forwarding();
+        }
+        Ok(())
+    }
+
+    async fn on_router(&mut self, event: RouterEvent) {
+        let now = Instant::now();
+        match event {
+            RouterEvent::Dial { conn, target } => {
+                let port = target.port.unwrap_or(self.config.mesh.port);
+                self.streams.dial(conn, target.host, port);
+            }
+            RouterEvent::Transmit { conn, bytes } => {
+                if let Err(full) = self.streams.send(conn, bytes) {
+                    self.streams.close(conn);
+                    self.router.handle_closed(conn, full.to_string(), now);
+                }
+            }
+            RouterEvent::Close { conn } => self.streams.close(conn),
+            RouterEvent::InstallSend {
+                conn,
+                peer,
+                key,
+                remote,
+            } => {
+                let send = Arc::new(SendSession::new(key.suite, &key.key, key.receiver));
+                self.mesh
+                    .sessions
+                    .insert(conn, Session { peer, send, remote });
+                self.mesh.stale = true;
+            }
+            RouterEvent::InstallReceive { conn, peer, key } => {
+                self.install_receive(conn, peer, &key)
+            }
+            RouterEvent::RetireReceive { receiver } => self.data.command(Command::Retire(receiver)),
+            RouterEvent::Remote { conn, addr, .. } => {
+                if let Some(session) = self.mesh.sessions.get_mut(&conn) {
+                    session.remote = addr;
+                    self.mesh.stale = true;
+                }
+            }
+            RouterEvent::SendHeartbeat { conn, heartbeat } => {
+                if let Some(session) = self.mesh.sessions.get(&conn) {
+                    self.data
+                        .send_heartbeat(&session.send, session.remote, heartbeat);
+                }
+            }
+            RouterEvent::Uninstall { conn } => {
+                self.mesh.sessions.remove(&conn);
+                self.data.command(Command::Uninstall(conn));
+                self.mesh.stale = true;
+            }
+            RouterEvent::Connected { peer, hello, .. } => {
+                info!(%peer, nickname = %hello.nickname, "connected");
+                self.mesh.ports.insert(peer, hello.port);
+                self.mesh
+                    .gossip
+                    .set_neighbours(self.router.connected().into_iter().collect());
+                match &mut self.ipam {
+                    Some(ipam) => ipam.handle_connected(peer, now),
+                    None => self.router.set_synced(peer, now),
+                }
+            }
+            RouterEvent::Established { peer } => {
+                info!(%peer, "established: frames flow");
+                self.mesh.stale = true;
+            }
+            RouterEvent::Disconnected { peer, why } => {
+                warn!(%peer, why, "disconnected");
+                self.mesh.terminations += 1;
+                self.mesh
+                    .gossip
+                    .set_neighbours(self.router.connected().into_iter().collect());
+                if let Some(ipam) = &mut self.ipam {
+                    ipam.handle_disconnected(peer, now);
+                }
+                self.mesh.stale = true;
+            }
+            RouterEvent::Message { from, body } => self.on_message(from, &body),
+            RouterEvent::Gossip { from, bytes } => self.mesh.gossip.handle_message(from, bytes),
+            RouterEvent::LinksChanged => self.publish_links().await,
+            RouterEvent::RoutesChanged => self.on_routes(now),
+            RouterEvent::TargetsChanged => {
+                self.persisted.state.targets = self
+                    .router
+                    .targets()
+                    .into_iter()
+                    .map(|t| t.target.to_string())
+                    .collect();
+                self.persisted.save();
+            }
+            RouterEvent::Refused {
+                remote,
+                reason,
+                text,
+                by_peer,
+            } => warn!(%remote, reason = reason.label(), by_peer, "refused: {text}"),
+        }
+    }
+
+    fn install_receive(&mut self, conn: ConnId, peer: PeerName, key: &SessionKey) {
+        let session = RecvSession::new(key.suite, &key.key);
+        self.data.command(Command::Install(
+            key.receiver,
+            Receiver {
+                conn,
+                peer,
+                session,
+            },
+        ));
+    }
+
+    fn on_message(&mut self, from: PeerName, body: &[u8]) {
+        let Some(ipam) = &mut self.ipam else {
+            return;
+        };
+        if let Err(error) = ipam.handle_message(from, body, Instant::now()) {
+            warn!(peer = %from, %error, "malformed address message");
+        }
+    }
+
+    fn on_routes(&mut self, now: Instant) {
+        self.mesh.stale = true;
+        let reachable = self.reachable();
+        if let Some(ipam) = &mut self.ipam {
+            ipam.set_reachable(reachable, now);
+        }
+    }
+
+    async fn on_ipam(&mut self, event: IpamEvent) {
+        match event {
+            IpamEvent::Persist(saved) => {
+                let pool = self.config.pool().unwrap_or_default();
+                self.persisted
+                    .state
+                    .pools
+                    .insert(pool, PoolState::new(&saved));
+                self.persisted.save();
+                // A conflict may be over with this.
+                self.mesh.stale = true;
+            }
+            // What is not on the disk is not said to anybody: the asker hears why, and a peer asks again.
+            IpamEvent::Answer { id, result } => self.answer(id, result),
+            IpamEvent::Send { to, bytes } => {
+                if self.persisted.failure.is_some() {
+                    return;
+                }
+                if let Err(error) = self.router.send(to, bytes, Instant::now()) {
+                    debug!(peer = %to, %error, "address message not sent");
+                }
+            }
+            IpamEvent::Announce(digest) => self.announce_ring(digest).await,
+            IpamEvent::Synced { peer } => self.router.set_synced(peer, Instant::now()),
+            IpamEvent::Conflict {
+                container,
+                addr,
+                holder,
+            } => {
+                error!(%container, %addr, %holder, "address conflict: two rings met, and {holder} holds {addr} in the one that stays");
+                self.cut_off(&container).await;
+            }
+        }
+    }
+
+    async fn announce_ring(&mut self, digest: weft_ipam::Digest) {
+        if let Some(pool) = self.config.pool() {
+            self.publish(Entry::Ring(pool, digest.to_string())).await;
+        }
+    }
+
+    /// Gossip has ended by itself: begins it anew, as a restart of the router would.
+    async fn restart_gossip(&mut self) -> anyhow::Result<()> {
+        error!(
+            "gossip has ended by itself and is started again; please report this with the log above"
+        );
+        self.persisted.state.generation += 1;
+        self.persisted.save();
+        let (gossip, changes, outgoing) = crate::start::gossip(
+            &self.config,
+            self.persisted.state.generation,
+            &self.names.table,
+        )
+        .await?;
+        (
+            self.mesh.gossip,
+            self.sources.changes,
+            self.sources.outgoing,
+        ) = (gossip, changes, outgoing);
+        self.mesh.published.clear();
+        self.mesh
+            .gossip
+            .set_neighbours(self.router.connected().into_iter().collect());
+        self.publish_links().await;
+        if let Some(digest) = self.ipam.as_ref().map(weft_ipam::Allocator::digest) {
+            self.announce_ring(digest).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn publish(&self, entry: Entry) {
+        if let Err(error) = self.mesh.gossip.publish(entry).await {
+            error!(%error, "not published");
+        }
+    }
+
+    /// Publishes what changed of our own connections.
+    async fn publish_links(&mut self) {
+        let links = self.own_links();
+        let old = std::mem::replace(&mut self.mesh.published, links.clone());
+        for peer in old.keys().filter(|peer| !links.contains_key(peer)) {
+            self.mesh.gossip.withdraw(&Topic::Link(*peer)).await;
+        }
+        for (peer, link) in links {
+            if old.get(&peer) != Some(&link) {
+                self.publish(Entry::Link(peer, link)).await;
+            }
+        }
+    }
+
+    /// Our connections as others should see them: whether frames flow, and where the peer can be
+    /// dialled, which for one that dialled us is the port it said it listens on.
+    fn own_links(&self) -> BTreeMap<PeerName, Link> {
+        let states = self.router.own_links();
+        let connections = self.router.connections().into_iter();
+        connections
+            .filter_map(|c| {
+                let (peer, remote) = (c.peer?.0, c.remote?);
+                let established = states.get(&peer)?.established;
+                let port = if c.outbound {
+                    remote.port()
+                } else {
+                    *self.mesh.ports.get(&peer)?
+                };
+                let address = SocketAddr::new(remote.ip(), port);
+                Some((
+                    peer,
+                    Link {
+                        established,
+                        outbound: c.outbound,
+                        address,
+                    },
+                ))
+            })
+            .collect()
+    }
+
+    pub(super) async fn handle_change(&mut self, change: Change) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match change {
+            Change::Published { peer, entry } => self.on_published(peer, entry, now),
+            Change::Withdrawn { peer, entry } => self.on_withdrawn(peer, &entry, now),
+            Change::Live { peer } => info!(%peer, "a peer appeared"),
+            Change::Dead { peer } => self.on_dead(peer, now).await,
+            Change::Stopped => self.restart_gossip().await?,
+        }
+        Ok(())
+    }
+
+    fn on_published(&mut self, peer: PeerName, entry: Entry, now: Instant) {
+        match entry {
+            Entry::Peer(info) => {
+                self.mesh.info.insert(peer, info);
+                self.tell_links(peer, now);
+            }
+            Entry::Link(to, link) => {
+                self.mesh.links.entry(peer).or_default().insert(to, link);
+                self.tell_links(peer, now);
+                self.tell_addresses(to, now);
+            }
+            Entry::Ring(pool, digest) => {
+                let ours = self.config.pool() == Some(pool);
+                match (&mut self.ipam, digest.parse()) {
+                    (Some(ipam), Ok(digest)) if ours => ipam.handle_digest(peer, digest, now),
+                    (Some(_) | None, _) => {}
+                }
+            }
+            Entry::Name {
+                fqdn,
+                container,
+                addr,
+            } => {
+                if let Some(dns) = &self.config.dns {
+                    self.names.set(peer, &dns.domain, &fqdn, container, addr);
+                }
+            }
+        }
+    }
+
+    fn on_withdrawn(&mut self, peer: PeerName, entry: &Entry, now: Instant) {
+        match entry {
+            Entry::Peer(_) => {
+                self.mesh.info.remove(&peer);
+            }
+            Entry::Link(to, _) => {
+                if let Some(links) = self.mesh.links.get_mut(&peer) {
+                    links.remove(to);
+                }
+                self.tell_links(peer, now);
+            }
+            Entry::Ring(..) => {}
+            Entry::Name {
+                fqdn,
+                container,
+                addr,
+            } => {
+                if let Some(dns) = &self.config.dns {
+                    self.names.unset(peer, &dns.domain, fqdn, container, *addr);
+                }
+            }
+        }
+    }
+
+    /// A peer is gone; all it said was withdrawn already.
+    async fn on_dead(&mut self, peer: PeerName, now: Instant) {
+        info!(%peer, "a peer is gone");
+        self.mesh.info.remove(&peer);
+        self.mesh.links.remove(&peer);
+        self.router.handle_peer_gone(peer, now);
+        self.names.drop_origin(peer);
+        self.forget_macs_of(peer).await;
+    }
+
+    /// Tells the router what a peer says of its connections; only once we know which run of it
+    /// speaks.
+    fn tell_links(&mut self, peer: PeerName, now: Instant) {
+        let Some(info) = self.mesh.info.get(&peer) else {
+            return;
+        };
+        let links = self.mesh.links.get(&peer).into_iter().flatten();
+        let links = links
+            .map(|(to, link)| {
+                (
+                    *to,
+                    LinkState {
+                        established: link.established,
+                    },
+                )
+            })
+            .collect();
+        self.router.handle_links(peer, info.uid, links, now);
+    }
+
+    /// Tells the router under which addresses others have reached a peer: what discovery dials.
+    fn tell_addresses(&mut self, peer: PeerName, now: Instant) {
+        if peer == self.config.name {
+            return;
+        }
+        let mut addresses: Vec<_> = self
+            .mesh
+            .links
+            .values()
+            .filter_map(|links| Some(links.get(&peer)?.address))
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.router
+            .handle_peer_info(peer, PeerInfo { addresses }, now);
+    }
+
+    /// A frame came from where the MAC table does not expect it.
+    pub(super) async fn learn(
+        &mut self,
+        network: Network,
+        mac: MacAddr,
+        at: PeerName,
+        now: Instant,
+    ) {
+        use weft_router::macs::{Learned, Location};
+        let us = self.config.name;
+        let location = if at == us {
+            Location::Local
+        } else {
+            Location::Peer(at)
+        };
+        match self.macs.learn(network, mac, location, now) {
+            Learned::Known | Learned::Group => return,
+            Learned::Full => {
+                return self
+                    .host
+                    .warn("the MAC table is full: frames to further MACs are flooded".to_owned());
+            }
+            Learned::New => debug!(%mac, peer = %at, "learned"),
+            Learned::Moved { from } => info!(%mac, peer = %at, ?from, "moved"),
+        }
+        self.mesh.stale = true;
+        match location {
+            Location::Peer(_) => self.host.add_remote_mac(mac).await,
+            Location::Local => self.host.forget_remote_mac(mac).await,
+        }
+    }
+
+    pub(super) async fn forget_macs_of(&mut self, peer: PeerName) {
+        for (_, mac) in self.macs.remove_peer(peer) {
+            self.mesh.stale = true;
+            self.host.forget_remote_mac(mac).await;
+        }
+    }
+
+    /// Takes a container whose address belongs to another one off the network: the data plane lets
+    /// it speak no more, and its name goes. The status says how to give it a new address.
+    async fn cut_off(&mut self, container: &weft_ipam::ContainerId) {
+        self.mesh.stale = true;
+        let filter = weft_dns::Filter {
+            container: Some(container.as_str().to_owned()),
+            ..Default::default()
+        };
+        self.remove_names(&filter).await;
+    }
+
+    pub(super) async fn remove_names(&mut self, filter: &weft_dns::Filter) -> u64 {
+        let removed = self.names.table.remove_own(filter);
+        for record in &removed {
+            self.mesh
+                .gossip
+                .withdraw(&convert::name_entry(record).topic())
+                .await;
+        }
+        if !removed.is_empty() {
+            self.names.share();
+            self.save_names();
+        }
+        removed.len() as u64
+    }
+}

@@ -1,0 +1,71 @@
+//! Puts together what the data plane forwards by, from what the machines know.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use weft_wire::PeerName;
+
+use super::Node;
+use crate::dataplane::{Egress, Forwarding};
+
+impl Node {
+    /// Replaces the data plane's snapshot. Only established neighbours take or get frames.
+    pub(super) fn replace_forwarding(&self) {
+        let links = self.router.own_links();
+        let neighbours: HashMap<PeerName, Arc<Egress>> = self
+            .mesh
+            .sessions
+            .iter()
+            .filter(|(_, session)| {
+                links
+                    .get(&session.peer)
+                    .is_some_and(|link| link.established)
+            })
+            .map(|(conn, session)| {
+                let egress = Egress {
+                    conn: *conn,
+                    peer: session.peer,
+                    session: session.send.clone(),
+                    remote: session.remote,
+                };
+                (session.peer, Arc::new(egress))
+            })
+            .collect();
+        let routes = self.router.routes();
+        let next_hops = routes
+            .unicast
+            .iter()
+            .filter_map(|(peer, via)| Some((*peer, neighbours.get(via)?.clone())))
+            .collect();
+        let flood = routes
+            .flood
+            .iter()
+            .map(|(origin, via)| {
+                (
+                    *origin,
+                    via.iter()
+                        .filter_map(|peer| neighbours.get(peer).cloned())
+                        .collect(),
+                )
+            })
+            .collect();
+        self.data.set_forwarding(Forwarding {
+            us: self.config.name,
+            dns: self.config.dns_address(),
+            conflicts: self.conflicts(),
+            macs: self.macs.view(),
+            next_hops,
+            flood,
+            neighbours,
+        });
+    }
+
+    /// Addresses our containers must not speak from, because rings met and others hold them.
+    fn conflicts(&self) -> Vec<Ipv4Addr> {
+        let conflicts = self.ipam.iter().flat_map(|ipam| ipam.status().conflicts);
+        let mut addresses: Vec<_> = conflicts.map(|conflict| conflict.addr.into()).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+}

@@ -1,0 +1,358 @@
+//! What the API asks of the node, and the answers.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use tracing::info;
+use weft_api::Cidr;
+use weft_api::types::{self as api, ContainerId};
+use weft_dns::{Filter, Name};
+use weft_ipam::{Allocator, RequestError, RequestId};
+use weft_router::Target;
+use weft_wire::PeerName;
+
+use super::Node;
+use crate::convert;
+use crate::event::{Failure, Reply, Request};
+use crate::state::ExposedState;
+
+/// A request to the allocator that has not been answered yet.
+pub(super) enum Waiting {
+    Address(Reply<api::Address>),
+    Claim(Cidr, Reply<api::Address>),
+    Prime(Reply<()>),
+}
+
+impl Node {
+    pub(super) async fn handle_request(&mut self, request: Request) {
+        match request {
+            Request::Report(reply) => send(reply, Ok(self.report())),
+            Request::Metrics(reply) => {
+                let text = crate::metrics::render(
+                    &self.report(),
+                    self.data.counters(),
+                    self.mesh.terminations,
+                );
+                send(reply, Ok(text));
+            }
+            Request::Network(reply) => send(reply, Ok(self.network())),
+            Request::Connect(body, reply) => send(reply, self.connect(&body)),
+            Request::Forget(body, reply) => {
+                let forgotten =
+                    targets(&body.targets).map(|t| self.router.forget(&t, Instant::now()));
+                send(reply, forgotten);
+            }
+            Request::ResetPrepare(reply) => {
+                let heir = self
+                    .ipam
+                    .as_mut()
+                    .and_then(|ipam| ipam.hand_over(Instant::now()));
+                send(reply, Ok(api::HandedOver { heir }));
+            }
+            Request::RemovePeer(peer, reply) => send(reply, self.remove_peer(&peer)),
+            Request::Allocate(id, container, body, reply) => {
+                self.allocate(id, container, body.subnet, reply)
+            }
+            Request::Claim(id, container, body, reply) => {
+                self.claim(id, container, body.cidr, reply)
+            }
+            Request::Prime(id, reply) => match &mut self.ipam {
+                None => send(reply, Err(no_ipam())),
+                Some(ipam) => {
+                    self.waiting.insert(id, Waiting::Prime(reply));
+                    ipam.prime(id, Instant::now());
+                }
+            },
+            Request::Cancel(id) => {
+                if self.waiting.remove(&id).is_some() {
+                    self.ipam.iter_mut().for_each(|ipam| ipam.cancel(id));
+                }
+            }
+            Request::Lookup(container, reply) => {
+                let found = self.on_container(&container, |ipam, id| ipam.lookup(id));
+                send(reply, found.map(addresses));
+            }
+            Request::Free(container, addr, reply) => send(reply, self.free(&container, addr)),
+            Request::FreeAll(container, reply) => {
+                let freed =
+                    self.on_container(&container, |ipam, id| ipam.free_all(id, Instant::now()));
+                send(reply, freed.map(addresses));
+            }
+            Request::AddName(body, reply) => {
+                let added = self.add_name(body).await;
+                send(reply, added);
+            }
+            Request::RemoveNames(body, reply) => {
+                let removed = self.remove_names_like(body).await;
+                send(reply, removed);
+            }
+            Request::FindName(name, reply) => send(reply, self.find_name(&name)),
+            Request::Expose(body, reply) => {
+                let exposed = self.expose(body).await;
+                send(reply, exposed);
+            }
+            Request::Hide(cidr, reply) => {
+                let hidden = self.hide(cidr).await;
+                send(reply, hidden);
+            }
+        }
+    }
+
+    fn with_ipam<T>(&mut self, ask: impl FnOnce(&mut Allocator) -> T) -> Result<T, Failure> {
+        self.ipam.as_mut().map(ask).ok_or_else(no_ipam)
+    }
+
+    fn on_container<T>(
+        &mut self,
+        container: &ContainerId,
+        ask: impl FnOnce(&mut Allocator, &weft_ipam::ContainerId) -> T,
+    ) -> Result<T, Failure> {
+        let id = convert::container(container);
+        self.with_ipam(|ipam| ask(ipam, &id))
+    }
+
+    fn connect(&mut self, body: &api::Connect) -> Result<(), Failure> {
+        let targets = targets(&body.targets)?;
+        self.router.connect(&targets, body.replace, Instant::now());
+        Ok(())
+    }
+
+    fn remove_peer(&mut self, peer: &str) -> Result<api::TakenOver, Failure> {
+        let name = self.peer_called(peer)?;
+        if name == self.config.name {
+            return Err(Failure::bad("this is the peer itself")
+                .hint("to give its own addresses up, use `weft reset`"));
+        }
+        if self.reachable().contains(&name) {
+            let error = format!(
+                "{peer} is alive: taking its addresses over would give them to two containers"
+            );
+            return Err(Failure::taken(error)
+                .hint("stop it first, and run this only if it never comes back with its data"));
+        }
+        let addresses = self.with_ipam(|ipam| ipam.take_over(name, Instant::now()))?;
+        info!(peer = %name, addresses, "took over");
+        Ok(api::TakenOver { addresses })
+    }
+
+    /// The peer with this name or nickname, among those known now and those that own addresses.
+    fn peer_called(&self, text: &str) -> Result<PeerName, Failure> {
+        if let Ok(name) = text.parse() {
+            return Ok(name);
+        }
+        let mut called = self
+            .nicknames()
+            .into_iter()
+            .filter(|(_, nick)| nick == text)
+            .map(|(name, _)| name);
+        match (called.next(), called.next()) {
+            (Some(name), None) => Ok(name),
+            (None, _) => Err(Failure::missing(format!("no peer is called {text:?}"))
+                .hint("`weft status ipam` lists the peers; a name like 3a:01:02:03:04:05 always works")),
+            (Some(_), Some(_)) => Err(Failure::bad(format!("several peers are called {text:?}")).hint("use the name instead")),
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        id: RequestId,
+        container: ContainerId,
+        subnet: Option<Cidr>,
+        reply: Reply<api::Address>,
+    ) {
+        let Some(ipam) = &mut self.ipam else {
+            return send(reply, Err(no_ipam()));
+        };
+        let subnet = match subnet.map(convert::subnet).transpose() {
+            Ok(subnet) => subnet,
+            Err(failure) => return send(reply, Err(failure)),
+        };
+        self.waiting.insert(id, Waiting::Address(reply));
+        ipam.allocate(id, convert::container(&container), subnet, Instant::now());
+    }
+
+    fn claim(
+        &mut self,
+        id: RequestId,
+        container: ContainerId,
+        cidr: Cidr,
+        reply: Reply<api::Address>,
+    ) {
+        // Without IPAM every address is the operator's affair.
+        let Some(ipam) = &mut self.ipam else {
+            return send(reply, Ok(api::Address { cidr }));
+        };
+        let addr = match convert::address(cidr.addr()) {
+            Ok(addr) => addr,
+            Err(failure) => return send(reply, Err(failure)),
+        };
+        self.waiting.insert(id, Waiting::Claim(cidr, reply));
+        ipam.claim(
+            id,
+            convert::container(&container),
+            addr,
+            cidr.prefix(),
+            Instant::now(),
+        );
+    }
+
+    /// Passes the allocator's answer on, unless what it rests on could not be written to the disk.
+    pub(super) fn answer(
+        &mut self,
+        id: RequestId,
+        result: Result<weft_ipam::Answer, RequestError>,
+    ) {
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return;
+        };
+        let result = match &self.persisted.failure {
+            Some(why) => Err(
+                Failure::unavailable(format!("the state cannot be written: {why}"))
+                    .hint("make room on the disk that holds the state directory"),
+            ),
+            None => result.map_err(convert::request_error),
+        };
+        match waiting {
+            Waiting::Address(reply) => send(
+                reply,
+                result.and_then(|answer| match answer {
+                    weft_ipam::Answer::Address { addr, prefix } => Ok(api::Address {
+                        cidr: convert::cidr(addr, prefix),
+                    }),
+                    weft_ipam::Answer::Claimed | weft_ipam::Answer::Primed => Err(
+                        Failure::unavailable("the allocator answered another question"),
+                    ),
+                }),
+            ),
+            Waiting::Claim(cidr, reply) => send(reply, result.map(|_| api::Address { cidr })),
+            Waiting::Prime(reply) => send(reply, result.map(|_| ())),
+        }
+    }
+
+    fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
+        let addr = convert::address(addr)?;
+        self.on_container(container, |ipam, id| ipam.free(id, addr, Instant::now()))?
+            .map_err(Failure::missing)
+    }
+
+    async fn add_name(&mut self, body: api::AddName) -> Result<(), Failure> {
+        let domain = self
+            .config
+            .dns
+            .as_ref()
+            .map(|dns| &dns.domain)
+            .ok_or_else(no_dns)?;
+        let name = Name::new(&body.name, domain).map_err(Failure::bad)?;
+        let added = self
+            .names
+            .table
+            .add_own(name, body.container.as_str(), body.addr)
+            .map_err(Failure::unavailable)?;
+        if let Some(record) = added {
+            self.names.share();
+            self.save_names();
+            self.publish(convert::name_entry(&record)).await;
+        }
+        Ok(())
+    }
+
+    async fn remove_names_like(
+        &mut self,
+        body: api::RemoveNames,
+    ) -> Result<api::RemovedNames, Failure> {
+        let domain = self
+            .config
+            .dns
+            .as_ref()
+            .map(|dns| &dns.domain)
+            .ok_or_else(no_dns)?;
+        let name = body
+            .name
+            .map(|name| Name::new(&name, domain))
+            .transpose()
+            .map_err(Failure::bad)?;
+        let container = body.container.map(|c| c.as_str().to_owned());
+        let removed = self
+            .remove_names(&Filter {
+                name,
+                container,
+                addr: body.addr,
+            })
+            .await;
+        Ok(api::RemovedNames { removed })
+    }
+
+    fn find_name(&self, name: &str) -> Result<api::Found, Failure> {
+        let domain = self
+            .config
+            .dns
+            .as_ref()
+            .map(|dns| &dns.domain)
+            .ok_or_else(no_dns)?;
+        let name = Name::new(name, domain).map_err(Failure::bad)?;
+        let addresses = self.names.table.lookup(&name);
+        if addresses.is_empty() {
+            return Err(Failure::missing(format!("no container is called {name}")));
+        }
+        Ok(api::Found { addresses })
+    }
+
+    async fn expose(&mut self, body: api::Expose) -> Result<(), Failure> {
+        let api::Expose { cidr, masquerade } = body;
+        let mut exposed = self.persisted.state.exposed.clone();
+        exposed.retain(|e| e.cidr != cidr.to_string());
+        exposed.push(ExposedState {
+            cidr: cidr.to_string(),
+            masquerade,
+        });
+        self.host
+            .expose(cidr, &exposed)
+            .await
+            .map_err(Failure::unavailable)?;
+        self.persisted.state.exposed = exposed;
+        self.persisted.save();
+        Ok(())
+    }
+
+    async fn hide(&mut self, cidr: Cidr) -> Result<(), Failure> {
+        let mut exposed = self.persisted.state.exposed.clone();
+        exposed.retain(|e| e.cidr != cidr.to_string());
+        self.host
+            .hide(cidr, &exposed)
+            .await
+            .map_err(Failure::unavailable)?;
+        self.persisted.state.exposed = exposed;
+        self.persisted.save();
+        Ok(())
+    }
+}
+
+/// The caller may have gone away, which is no concern of ours.
+fn send<T>(reply: Reply<T>, answer: Result<T, Failure>) {
+    let _ = reply.send(answer);
+}
+
+fn targets(texts: &[String]) -> Result<Vec<Target>, Failure> {
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(Failure::bad))
+        .collect()
+}
+
+fn addresses(found: Vec<(weft_ipam::Addr, u8)>) -> api::Addresses {
+    api::Addresses {
+        cidrs: found
+            .into_iter()
+            .map(|(addr, prefix)| convert::cidr(addr, prefix))
+            .collect(),
+    }
+}
+
+fn no_ipam() -> Failure {
+    Failure::missing("address allocation is switched off (--ipalloc-range \"\")")
+        .hint("give an address yourself, such as ip:10.32.0.5/12")
+}
+
+fn no_dns() -> Failure {
+    Failure::missing("DNS is switched off (--no-dns)")
+}

@@ -1,0 +1,259 @@
+//! The report: what the machines know, turned into the API's types.
+//!
+//! Built when somebody asks, in one go, so that its parts fit each other. Nothing here changes
+//! anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use weft_api::report as out;
+use weft_api::types::Network;
+use weft_api::{ContainerId, Report};
+use weft_wire::PeerName;
+
+use super::Node;
+use crate::convert;
+
+impl Node {
+    pub(super) fn report(&self) -> Report {
+        Report {
+            version: self.config.version.to_owned(),
+            router: self.router_report(),
+            ipam: self.ipam_report(),
+            dns: self.dns_report(),
+            network: self.network(),
+            warnings: self.warnings(),
+        }
+    }
+
+    pub(super) fn network(&self) -> Network {
+        Network {
+            bridge: self.config.host.bridge.clone(),
+            mtu: self.config.mesh.mtu,
+            dns: self.config.dns.as_ref().map(|dns| dns.address),
+            domain: self.config.dns.as_ref().map(|dns| dns.domain.to_string()),
+            default_subnet: self
+                .config
+                .ipam
+                .as_ref()
+                .map(|ipam| convert::api_cidr(&ipam.default_subnet)),
+            pool: self
+                .config
+                .ipam
+                .as_ref()
+                .map(|ipam| convert::api_cidr(&ipam.pool)),
+        }
+    }
+
+    fn router_report(&self) -> out::Router {
+        let routes = self.router.routes();
+        out::Router {
+            protocol: format!("weft {}", weft_wire::control::PROTOCOL),
+            name: self.config.name,
+            nickname: self.config.nickname.to_string(),
+            encryption: if self.config.mesh.password {
+                out::Encryption::Enabled
+            } else {
+                out::Encryption::Open
+            },
+            discovery: self.config.mesh.discovery,
+            cluster: self.config.mesh.cluster.clone(),
+            port: self.config.mesh.port,
+            targets: self
+                .router
+                .targets()
+                .iter()
+                .map(|t| t.target.to_string())
+                .collect(),
+            connections: self.connections(),
+            peers: self.peers(),
+            trusted_subnets: self.config.mesh.trusted.clone(),
+            unicast_routes: routes
+                .unicast
+                .iter()
+                .map(|(&destination, &via)| out::UnicastRoute { destination, via })
+                .collect(),
+            flood_routes: routes
+                .flood
+                .iter()
+                .map(|(&origin, via)| out::FloodRoute {
+                    origin,
+                    via: via.clone(),
+                })
+                .collect(),
+            macs: self.mac_report(),
+            drops: self.drops(),
+        }
+    }
+
+    fn connections(&self) -> Vec<out::Connection> {
+        let now = Instant::now();
+        self.router
+            .connections()
+            .into_iter()
+            .map(|c| convert::connection(c, now))
+            .collect()
+    }
+
+    fn peers(&self) -> Vec<out::Peer> {
+        let topology = self.router.topology();
+        let known: BTreeSet<PeerName> = topology
+            .peers()
+            .into_iter()
+            .chain(self.mesh.info.keys().copied())
+            .chain([self.config.name])
+            .collect();
+        let nicknames = self.nicknames();
+        let nick = |name: &PeerName| nicknames.get(name).cloned().unwrap_or_default();
+        known
+            .iter()
+            .map(|name| {
+                let info = self.mesh.info.get(name);
+                let us = *name == self.config.name;
+                let links = if us {
+                    Some(&self.mesh.published)
+                } else {
+                    self.mesh.links.get(name)
+                };
+                let links = links.into_iter().flatten().map(|(to, link)| out::Link {
+                    peer: *to,
+                    nickname: nick(to),
+                    address: link.address.to_string(),
+                    outbound: link.outbound,
+                    established: link.established,
+                });
+                out::Peer {
+                    name: *name,
+                    nickname: nick(name),
+                    uid: if us {
+                        self.config.uid.to_string()
+                    } else {
+                        info.map(|i| i.uid.to_string()).unwrap_or_default()
+                    },
+                    version: if us {
+                        Some(self.config.version.to_owned())
+                    } else {
+                        info.map(|i| i.version.clone())
+                    },
+                    links: links.collect(),
+                    reachable: self.reach(*name),
+                }
+            })
+            .collect()
+    }
+
+    fn reach(&self, peer: PeerName) -> out::Reach {
+        if peer == self.config.name {
+            return out::Reach::Us;
+        }
+        match self.router.routes().unicast.get(&peer) {
+            None => out::Reach::Unreachable,
+            Some(via) if *via == peer => out::Reach::Direct,
+            Some(via) => out::Reach::Via(*via),
+        }
+    }
+
+    /// What people call the peers we know, ourselves among them.
+    pub(super) fn nicknames(&self) -> BTreeMap<PeerName, String> {
+        let others = self
+            .mesh
+            .info
+            .iter()
+            .map(|(name, info)| (*name, info.nickname.to_string()));
+        let neighbours = self
+            .router
+            .connections()
+            .into_iter()
+            .filter_map(|c| c.peer)
+            .map(|(name, nick)| (name, nick.to_string()));
+        let us = (self.config.name, self.config.nickname.to_string());
+        neighbours.chain(others).chain([us]).collect()
+    }
+
+    fn mac_report(&self) -> Vec<out::Mac> {
+        let now = Instant::now();
+        let nicknames = self.nicknames();
+        self.macs
+            .iter()
+            .map(|entry| {
+                let peer = entry.location.peer().unwrap_or(self.config.name);
+                out::Mac {
+                    mac: entry.mac,
+                    peer,
+                    nickname: nicknames.get(&peer).cloned().unwrap_or_default(),
+                    age_s: now.saturating_duration_since(entry.last_seen).as_secs(),
+                }
+            })
+            .collect()
+    }
+
+    fn drops(&self) -> BTreeMap<String, u64> {
+        let counted = self.data.counters().drops().filter(|(_, count)| *count > 0);
+        counted
+            .map(|(reason, count)| (reason.label().to_owned(), count))
+            .collect()
+    }
+
+    fn ipam_report(&self) -> Option<out::Ipam> {
+        let ipam = self.ipam.as_ref()?;
+        let status = ipam.status();
+        Some(convert::ipam(ipam, &status, &self.nicknames()))
+    }
+
+    fn dns_report(&self) -> Option<out::Dns> {
+        let dns = self.config.dns.as_ref()?;
+        let entries = self.names.table.records().filter_map(|record| {
+            Some(out::Name {
+                name: record.name.to_string(),
+                container: ContainerId::new(record.container.clone()).ok()?,
+                origin: record.origin,
+                address: record.addr,
+            })
+        });
+        Some(out::Dns {
+            domain: dns.domain.to_string(),
+            addresses: dns.listen.clone(),
+            upstream: self
+                .names
+                .resolver
+                .as_ref()
+                .map(|r| r.upstream())
+                .unwrap_or_default(),
+            ttl: dns.ttl,
+            entries: entries.collect(),
+        })
+    }
+
+    /// What somebody should look at.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.host.warnings().to_vec();
+        if !self.config.mesh.password {
+            warnings.push("anybody who reaches this port can join: give all peers the same --password (`weft password` makes one)".to_owned());
+        }
+        if let Some(why) = &self.persisted.failure {
+            warnings.push(format!(
+                "the state cannot be written, so no address is given out: {why}"
+            ));
+        }
+        for (peer, info) in self
+            .mesh
+            .info
+            .iter()
+            .filter(|(_, info)| info.mtu != self.config.mesh.mtu)
+        {
+            warnings.push(format!(
+                "{peer} ({}) has MTU {} and we have {}: large frames between us are lost; give all peers the same --mtu",
+                info.nickname, info.mtu, self.config.mesh.mtu
+            ));
+        }
+        if let Some(ipam) = &self.ipam {
+            for conflict in ipam.status().conflicts {
+                warnings.push(format!(
+                    "{} is cut off: {} belongs to a container of {}. Give it a new address: `weft detach {0}`, then `weft attach {0}`",
+                    conflict.container, conflict.addr, conflict.holder
+                ));
+            }
+        }
+        warnings
+    }
+}

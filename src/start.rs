@@ -1,0 +1,328 @@
+//! Puts a router together and runs it: the order in which its parts come up, and why it may fail.
+//!
+//! What can be refused is refused before anything on the host is touched: arguments, rights, a
+//! second router. The control socket comes up last, so that whoever can talk to the router finds it
+//! complete.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::info;
+use weft_cli::LaunchArgs;
+use weft_cli::launch::Password;
+use weft_dns::NameTable;
+use weft_gossip::{Change, Entry, Gossip, GossipConfig, Outgoing, PeerInfo};
+use weft_ipam::Allocator;
+use weft_router::macs::MacTable;
+use weft_router::{Identity, Psk, Router, Target};
+use weft_wire::PeerUid;
+
+use crate::config::{Config, Run};
+use crate::convert;
+use crate::dataplane::{DataPlane, Forwarding};
+use crate::event::Input;
+use crate::host::Host;
+use crate::node::{Names, Node, Parts, Persisted, Sources};
+use crate::resolver::{Resolver, ResolverConfig};
+use crate::state::{PoolState, State, StateError, Store};
+use crate::{http, streams};
+
+/// Inputs that may wait for the node; a sender waits when there are more.
+const MAX_INPUTS: usize = 1024;
+/// Gossip envelopes that may wait for the node; more are dropped, gossip repeats itself.
+const MAX_GOSSIP: usize = 1024;
+
+/// Another router runs here.
+#[derive(Debug, thiserror::Error)]
+#[error("weft is already running ({0}); you can stop it with `weft stop`")]
+pub struct AlreadyRunning(pub String);
+
+/// Runs the router in this process until it is told to stop.
+///
+/// # Errors
+/// Something it needs is wrong, missing or taken; the error says what and what to do.
+pub fn run(args: &LaunchArgs, socket: &Path, password: Option<&Password>) -> anyhow::Result<()> {
+    if !weft_net::has_net_admin() {
+        bail!(
+            "weft needs the right to change the network (CAP_NET_ADMIN): run it as root, or give the container `--cap-add NET_ADMIN`"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (node, up) = start(args, socket, password).await?;
+        let done = node.run().await;
+        up.clean_up();
+        done
+    })
+}
+
+/// What is there only while the router runs.
+struct Up {
+    socket: PathBuf,
+    pid_file: PathBuf,
+}
+
+impl Up {
+    fn clean_up(&self) {
+        for path in [&self.socket, &self.pid_file] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn start(
+    args: &LaunchArgs,
+    socket: &Path,
+    password: Option<&Password>,
+) -> anyhow::Result<(Node, Up)> {
+    let (identity, mut persisted) = open_state(&args.host.state_dir)?;
+    let started = unix_seconds();
+    let generation = started.max(persisted.state.generation + 1);
+    let run = Run {
+        own: identity.peer_name(),
+        uid: PeerUid(random_u64()?),
+        started,
+        password: password.is_some(),
+    };
+    let config = Config::new(args, socket, run)?;
+    let targets = targets(&config, &persisted.state);
+    persisted.state.generation = generation;
+    persisted.state.stopped_cleanly = false;
+    persisted.state.targets = targets.iter().map(ToString::to_string).collect();
+    persisted.store.save(&persisted.state)?;
+
+    let (host, tap) = Host::set_up(&config, &persisted.state.exposed).await?;
+    let listen_on = listen_address(config.mesh.host, config.mesh.port);
+    let listener =
+        streams::listen(listen_on).with_context(|| port_taken("TCP", listen_on.port()))?;
+    let udp =
+        weft_net::udp::bind_udp(listen_on).with_context(|| port_taken("UDP", listen_on.port()))?;
+    let psk = password
+        .map(|password| Psk::derive(password.as_str(), &config.mesh.cluster))
+        .transpose()?;
+    let (inputs_in, inputs) = mpsc::channel(MAX_INPUTS);
+
+    let now = Instant::now();
+    let mut router = Router::new(config.router(identity, psk), random_seed()?, now);
+    router.connect(&targets, true, now);
+    let ipam = allocator(&config, &persisted.state, targets.len(), now)?;
+    let names = names(&config, &persisted.state).await?;
+    let (gossip, changes, outgoing) = gossip(&config, generation, &names.table).await?;
+    let macs = MacTable::new();
+    let forwarding = Forwarding::empty(config.name, config.dns_address(), macs.view());
+    let (data, reports) = DataPlane::start(tap, udp, forwarding, random_u64()? as u32)?;
+    let streams = streams::Streams::new(inputs_in.clone(), config.mesh.host);
+    tokio::spawn(streams::accept_all(listener, inputs_in.clone()));
+
+    let up = announce(&config, &inputs_in).await?;
+    info!(name = %config.name, nickname = %config.nickname, port = config.mesh.port, "weft {} is up", config.version);
+    let sources = Sources {
+        inputs,
+        changes,
+        outgoing,
+        reports,
+    };
+    let node = Node::new(Parts {
+        config,
+        persisted,
+        router,
+        ipam,
+        names,
+        gossip,
+        macs,
+        host,
+        streams,
+        data,
+        sources,
+    });
+    Ok((node, up))
+}
+
+fn open_state(dir: &Path) -> anyhow::Result<(Identity, Persisted)> {
+    let store = match Store::open(dir) {
+        Err(StateError::Locked(dir)) => {
+            return Err(AlreadyRunning(format!("its state is in {}", dir.display())).into());
+        }
+        opened => opened?,
+    };
+    let state = match store.load()? {
+        Some(state) => state,
+        None => State::new(&Identity::generate(&mut seeded()?)?),
+    };
+    let identity = state.identity().with_context(|| {
+        format!(
+            "the key in the state directory {} is damaged",
+            dir.display()
+        )
+    })?;
+    Ok((identity, Persisted::new(store, state)))
+}
+
+/// Whom to dial: what was given, and what was known before if the last run did not end in order or
+/// the caller asks for it.
+fn targets(config: &Config, state: &State) -> Vec<Target> {
+    let mut targets = config.mesh.targets.clone();
+    if config.mesh.resume || !state.stopped_cleanly {
+        let known = state.targets.iter().filter_map(|text| text.parse().ok());
+        for target in known {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+    }
+    targets
+}
+
+fn allocator(
+    config: &Config,
+    state: &State,
+    targets: usize,
+    now: Instant,
+) -> anyhow::Result<Option<Allocator>> {
+    let Some(ipam) = &config.ipam else {
+        return Ok(None);
+    };
+    let saved = state
+        .pools
+        .get(&ipam.pool.to_string())
+        .map(PoolState::saved)
+        .transpose();
+    let saved = saved.context("the ring in the state file is damaged: put back a good copy, or give this peer's addresses up with `weft reset --force`")?;
+    let settings = weft_ipam::Config {
+        us: config.name,
+        pool: ipam.pool,
+        default_subnet: ipam.default_subnet,
+        init: ipam.init.clone(),
+        targets,
+        reserved: Vec::new(),
+    };
+    Ok(Some(Allocator::new(settings, saved, random_seed()?, now)?))
+}
+
+async fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
+    let mut table = NameTable::new(config.name);
+    let Some(dns) = &config.dns else {
+        let shared = Arc::new(ArcSwap::from_pointee(table.clone()));
+        return Ok(Names::new(table, shared, None));
+    };
+    for saved in &state.names {
+        if let Ok(name) = weft_dns::Name::new(&saved.name, &dns.domain) {
+            let _ = table.add_own(name, &saved.container, saved.addr);
+        }
+    }
+    let shared = Arc::new(ArcSwap::from_pointee(table.clone()));
+    let settings = ResolverConfig {
+        listen: dns.listen.clone(),
+        domain: dns.domain.clone(),
+        ttl: dns.ttl,
+        resolv_conf: dns.resolv_conf.clone(),
+        fallback_timeout: dns.fallback_timeout,
+    };
+    let resolver = Resolver::start(settings, shared.clone()).await?;
+    Ok(Names::new(table, shared, Some(resolver)))
+}
+
+/// Begins to gossip: what we say of ourselves from the first moment on, and the two queues.
+pub(crate) async fn gossip(
+    config: &Config,
+    generation: u64,
+    names: &NameTable,
+) -> anyhow::Result<(Gossip, mpsc::Receiver<Change>, mpsc::Receiver<Outgoing>)> {
+    let info = PeerInfo {
+        nickname: config.nickname.clone(),
+        uid: config.uid,
+        port: config.mesh.port,
+        addresses: Vec::new(),
+        mtu: config.mesh.mtu,
+        version: config.version.to_owned(),
+        started: config.started,
+    };
+    let own = names.own().map(convert::name_entry);
+    let initial = [Entry::Peer(info)].into_iter().chain(own).collect();
+    let settings = GossipConfig::new(config.name, generation, config.mesh.cluster.clone());
+    let (out, outgoing) = mpsc::channel(MAX_GOSSIP);
+    let (gossip, changes) = Gossip::start(settings, initial, out).await?;
+    Ok((gossip, changes, outgoing))
+}
+
+/// Opens the doors: status address, control socket, pid file, signals; then tells whoever started us.
+async fn announce(config: &Config, inputs: &mpsc::Sender<Input>) -> anyhow::Result<Up> {
+    if let Some(addr) = config.host.status_addr {
+        let listener = TcpListener::bind(addr)
+            .await
+            .with_context(|| format!("cannot listen for status requests on {addr}: choose another --status-addr (empty: none)"))?;
+        tokio::spawn(http::serve_status(listener, inputs.clone(), addr));
+    }
+    let socket = config.host.socket.clone();
+    let listener = http::listen(&socket)
+        .with_context(|| format!("cannot make the control socket {}", socket.display()))?;
+    tokio::spawn(http::serve(listener, inputs.clone()));
+    let pid_file = socket.with_file_name("weft.pid");
+    std::fs::write(&pid_file, format!("{}\n", std::process::id()))
+        .with_context(|| format!("cannot write {}", pid_file.display()))?;
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                let _ = inputs.send(Input::Stop).await;
+            }
+        });
+    }
+    // No service manager is no error.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(Up { socket, pid_file })
+}
+
+fn port_taken(protocol: &str, port: u16) -> String {
+    format!(
+        "cannot listen on {protocol} port {port}: is another router (or Weave Net) running? Choose another --port on all peers if so"
+    )
+}
+
+/// Where the router listens when nothing else is said: every address of either family.
+fn listen_address(host: Option<IpAddr>, port: u16) -> SocketAddr {
+    let any = if has_ipv6() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    SocketAddr::new(host.unwrap_or(any), port)
+}
+
+/// Whether the kernel has IPv6 at all.
+fn has_ipv6() -> bool {
+    std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
+fn random_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))?;
+    Ok(seed)
+}
+
+fn random_u64() -> anyhow::Result<u64> {
+    let [a, b, c, d, e, f, g, h, ..] = random_seed()?;
+    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+}
+
+fn seeded() -> anyhow::Result<rand_chacha::ChaCha20Rng> {
+    use rand_core::SeedableRng;
+    Ok(rand_chacha::ChaCha20Rng::from_seed(random_seed()?))
+}
