@@ -1,5 +1,8 @@
 //! What a router is told when it starts, parsed into meaning already.
 
+use std::net::IpAddr;
+
+use weft_wire::control::Hello;
 use weft_wire::{Nickname, PeerName, PeerUid};
 
 use crate::{Identity, Psk, Subnet};
@@ -38,4 +41,22 @@ pub struct Config {
     pub trusted: Vec<Subnet>,
     /// Whether AES-256-GCM runs in hardware here.
     pub aes: bool,
+}
+
+impl Config {
+    /// How we introduce ourselves to a peer at this address.
+    pub(crate) fn hello(&self, to: IpAddr) -> Hello {
+        Hello {
+            name: self.name,
+            nickname: self.nickname.clone(),
+            uid: self.uid,
+            started: self.started,
+            port: self.port,
+            aes: self.aes,
+            trusts: self.trusted.iter().any(|subnet| subnet.contains(to)),
+            mtu: self.mtu,
+            pools: self.pools.clone(),
+            version: self.version.clone(),
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Link {
     pub(crate) channel: Channel,
     /// The other side's static key, once the handshake has shown it.
     pub(crate) key: Option<[u8; 32]>,
+    /// We have said who we are.
+    pub(crate) greeted: bool,
     /// Who the other side is; from then on it is not `Greeting`.
     pub(crate) hello: Option<Hello>,
     pub(crate) stage: Stage,
@@ -93,6 +95,7 @@ impl Link {
             origin,
             channel,
             key: None,
+            greeted: false,
             hello: None,
             stage: Stage::Greeting {
                 deadline: now + GREETING,

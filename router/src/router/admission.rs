@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weft_wire::PeerName;
 use weft_wire::control::{Hello, Refusal, RefusalReason};
 
 use crate::control::Side;
@@ -59,6 +60,10 @@ impl Router {
         else {
             return;
         };
+        match &verdict {
+            Verdict::Admit | Verdict::Replace(_) | Verdict::Standby(_) => self.greet(conn, now),
+            Verdict::Refuse(_) | Verdict::Contest(_) => {}
+        }
         match verdict {
             Verdict::Admit => self.install(conn, false, now),
             Verdict::Refuse(refusal) => self.end(conn, End::Refuse(refusal), now),
@@ -159,17 +164,33 @@ impl Router {
         if holder.hello.as_ref().map(|holding| holding.uid) != Some(hello.uid) {
             return Some(Verdict::Contest(held));
         }
-        let we_decide = (*self.config.identity.public(), self.config.name) < (key, hello.name);
-        Some(if !we_decide {
-            Verdict::Standby(held)
-        } else if holder.is_established() {
-            Verdict::Contest(held)
-        } else if link.side == Side::Initiator && holder.side == Side::Responder {
-            Verdict::Replace(held)
-        } else {
-            let text = "another connection between the two is being made";
-            Verdict::Refuse(Refusal::new(RefusalReason::Duplicate, text))
-        })
+        Some(self.choose(link, (key, hello.name), held, holder))
+    }
+
+    /// Two connections with the same run of a peer.
+    ///
+    /// The side with the smaller key keeps one that is established, else the one it dialled itself,
+    /// else the first one. The other side follows: it goes over to the newcomer when the first word
+    /// comes that way, except where the first side would keep the older one anyhow. There words may
+    /// come from before it saw the older one, so only that one's silence counts.
+    fn choose(
+        &self,
+        link: &Link,
+        peer: ([u8; 32], PeerName),
+        held: ConnId,
+        holder: &Link,
+    ) -> Verdict {
+        let we_decide = (*self.config.identity.public(), self.config.name) < peer;
+        match (we_decide, link.side, holder.side) {
+            (true, _, _) if holder.is_established() => Verdict::Contest(held),
+            (true, Side::Initiator, Side::Responder) => Verdict::Replace(held),
+            (true, _, _) => {
+                let text = "another connection between the two is being made";
+                Verdict::Refuse(Refusal::new(RefusalReason::Duplicate, text))
+            }
+            (false, Side::Initiator, Side::Responder) => Verdict::Contest(held),
+            (false, _, _) => Verdict::Standby(held),
+        }
     }
 
     /// Is it ourselves at the other end, or somebody who passes for us?
@@ -254,10 +275,11 @@ impl Router {
         let mut up = Up::new(keys, pulse, now);
         up.synced = synced;
         link.stage = Stage::Up(Box::new(up));
-        let (peer, remote) = (hello.name, link.remote);
-        if link.origin == Origin::Inbound {
+        let (peer, remote, origin) = (hello.name, link.remote, link.origin.clone());
+        if origin == Origin::Inbound {
             self.throttle.finish(remote.ip());
         }
+        self.found_another(&origin, conn, peer, now);
         self.conns.peers.insert(peer, conn);
         self.targets.peer_connected(peer, conn);
         self.discovery.peer_connected(peer, conn);

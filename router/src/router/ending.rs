@@ -178,8 +178,8 @@ impl Router {
                     None => self.disconnected(peer, ended, now),
                 }
             }
-        } else if self.is_superfluous(link, end) {
-            self.dial_superfluous(&link.origin, conn);
+        } else if let Some(peer) = self.connected_otherwise(link, end) {
+            self.dial_superfluous(&link.origin, conn, peer, now);
         } else {
             self.dial_ended(&link.origin, conn, ended, now);
         }
@@ -209,31 +209,57 @@ impl Router {
         self.events.push_back(Event::Disconnected { peer, why });
     }
 
-    /// It ended because its peer has another connection with us.
-    fn is_superfluous(&self, link: &Link, end: &End) -> bool {
+    /// The peer of a connection that ended because there is another one: as somebody said, or while
+    /// it waited for that to be said.
+    fn connected_otherwise(&self, link: &Link, end: &End) -> Option<PeerName> {
         let duplicate = match end {
             End::Refuse(refusal) | End::Refused(refusal) => {
                 refusal.reason == RefusalReason::Duplicate
             }
-            End::Broken(_) | End::Closed(_) => false,
+            End::Broken(_) => false,
+            End::Closed(_) => link.waits_for().is_some(),
         };
-        duplicate
-            && link
-                .peer()
-                .is_some_and(|(peer, _)| self.conns.peers.contains_key(&peer))
+        // By its key: it may not have said its name.
+        let key = link.key.filter(|_| duplicate)?;
+        let mut peers = self.conns.peers.iter();
+        let same = |conn| {
+            self.conns
+                .links
+                .get(conn)
+                .is_some_and(|link| link.key == Some(key))
+        };
+        peers.find(|(_, conn)| same(conn)).map(|(peer, _)| *peer)
     }
 
-    fn dial_superfluous(&mut self, origin: &Origin, conn: ConnId) {
-        let dial = match origin {
-            Origin::Inbound => None,
-            Origin::Target(target) => self.targets.dial(target),
-            Origin::Discovered(candidate) => {
-                let connected = self.conns.peers.contains_key(&candidate.peer);
-                self.discovery.dial(candidate.peer).filter(|_| connected)
+    fn dial_superfluous(&mut self, origin: &Origin, conn: ConnId, peer: PeerName, now: Instant) {
+        match origin {
+            Origin::Inbound => {}
+            Origin::Target(target) => {
+                self.targets.leads_to(target, peer);
+                if let Some(dial) = self.targets.dial(target) {
+                    dial.superfluous(conn);
+                }
             }
-        };
-        if let Some(dial) = dial {
-            dial.superfluous(conn);
+            Origin::Discovered(candidate) if candidate.peer == peer => {
+                if let Some(dial) = self.discovery.dial(peer) {
+                    dial.superfluous(conn);
+                }
+            }
+            Origin::Discovered(_) => self.found_another(origin, conn, peer, now),
+        }
+    }
+
+    /// An address gossip gave for one peer leads to another one: that address has failed.
+    pub(super) fn found_another(
+        &mut self,
+        origin: &Origin,
+        conn: ConnId,
+        found: PeerName,
+        now: Instant,
+    ) {
+        if matches!(origin, Origin::Discovered(candidate) if candidate.peer != found) {
+            let ended = Ended::because(format!("another peer is there, {found}"));
+            self.dial_ended(origin, conn, &ended, now);
         }
     }
 }

@@ -90,10 +90,12 @@ impl Router {
         };
         let response = up.pulse.handle(from, heartbeat, now);
         let challenged = up.challenged;
+        // The peer may have our key before we have its.
+        let answer = response.answer.filter(|_| up.keys.can_send());
         if let Some(addr) = response.moved {
             self.events.push_back(Event::Remote { conn, peer, addr });
         }
-        if let Some(heartbeat) = response.answer {
+        if let Some(heartbeat) = answer {
             self.events
                 .push_back(Event::SendHeartbeat { conn, heartbeat });
         }

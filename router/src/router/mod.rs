@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use weft_wire::control::{Control, Hello, Refusal, RefusalReason};
+use weft_wire::control::{Control, Refusal, RefusalReason};
 use weft_wire::message::Heartbeat;
 use weft_wire::{PeerName, PeerUid};
 use zeroize::Zeroizing;
@@ -302,10 +302,13 @@ impl Router {
 
     /// When [`Router::handle_timeout`] is to be called, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        if self.stopping {
+            return None;
+        }
         let lingering = self.conns.lingering.values().map(|l| (l.until, "linger"));
         let links = self.conns.links.values().map(Link::poll_timeout);
         let dialling = [self.targets.poll_timeout(), self.discovery.poll_timeout()];
-        let dialling = dialling.into_iter().flatten().filter(|_| !self.stopping);
+        let dialling = dialling.into_iter().flatten();
         let failures = self.failures.poll_timeout().map(|at| (at, "failures"));
         let routes = self.mesh.poll_timeout().map(|at| (at, "routes"));
         let all = lingering
@@ -392,8 +395,11 @@ impl Router {
         match step {
             Step::Secured(key) => {
                 link.key = Some(key);
-                let hello = self.hello(conn);
-                self.send_control(conn, &Control::Hello(hello), now);
+                // The accepting side answers when it has decided, so that nobody is connected at
+                // one end and refused at the other.
+                if link.side == Side::Initiator {
+                    self.greet(conn, now);
+                }
             }
             Step::Refused(refusal) | Step::Message(Control::Refusal(refusal)) => {
                 self.end(conn, End::Refused(refusal), now);
@@ -404,20 +410,15 @@ impl Router {
         }
     }
 
-    fn hello(&self, conn: ConnId) -> Hello {
-        let remote = self.conns.links.get(&conn).map(|link| link.remote.ip());
-        let trusts = |ip| self.config.trusted.iter().any(|subnet| subnet.contains(ip));
-        Hello {
-            name: self.config.name,
-            nickname: self.config.nickname.clone(),
-            uid: self.config.uid,
-            started: self.config.started,
-            port: self.config.port,
-            aes: self.config.aes,
-            trusts: remote.is_some_and(trusts),
-            mtu: self.config.mtu,
-            pools: self.config.pools.clone(),
-            version: self.config.version.clone(),
+    /// Says who we are, once.
+    fn greet(&mut self, conn: ConnId, now: Instant) {
+        let Some(link) = self.conns.links.get_mut(&conn) else {
+            return;
+        };
+        if !std::mem::replace(&mut link.greeted, true) {
+            let remote = link.remote.ip();
+            let hello = self.config.hello(remote);
+            self.send_control(conn, &Control::Hello(hello), now);
         }
     }
 
