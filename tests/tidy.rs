@@ -56,12 +56,13 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
         2,
         &[
             "weft-wire",
-            "bytes",
+            "anyhow",
+            "async-trait",
             "chitchat",
-            "rand_core",
             "thiserror",
             "tokio",
             "tracing",
+            "zstd",
         ],
     ),
     (

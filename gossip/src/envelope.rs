@@ -62,6 +62,8 @@ pub(crate) struct Admitted {
     pub(crate) behind: bool,
     /// How many parts were left out.
     pub(crate) refused: u64,
+    /// Peers were left out because there are too many.
+    pub(crate) full: bool,
 }
 
 /// How much chitchat holds of each run, kept up with each message let through.
@@ -117,6 +119,7 @@ pub(crate) fn admit(bytes: &[u8], census: &mut Census) -> Result<Admitted, Envel
         out: Writer::new(),
         behind: false,
         refused: 0,
+        full: false,
     };
     let prefix: [u8; 3] = r.array("gossip envelope")?;
     let kind = r.u8("gossip message kind")?;
@@ -143,8 +146,10 @@ pub(crate) fn admit(bytes: &[u8], census: &mut Census) -> Result<Admitted, Envel
     let message = ChitchatMessage::deserialize(&mut clean.as_slice());
     Ok(Admitted {
         message: message.map_err(EnvelopeError::Chitchat)?,
-        behind: sieve.behind,
+        // An answer to our own digest is never ahead of it; asking again would only repeat it.
+        behind: sieve.behind && kind == ACK,
         refused: sieve.refused,
+        full: sieve.full,
     })
 }
 
@@ -154,6 +159,7 @@ struct Sieve<'a> {
     out: Writer,
     behind: bool,
     refused: u64,
+    full: bool,
 }
 
 impl Sieve<'_> {
@@ -164,13 +170,14 @@ impl Sieve<'_> {
         for _ in 0..count {
             let run = read_run(r)?;
             let versions = r.take(DIGEST_VERSIONS, "digest")?;
-            match run.filter(|run| self.census.admit(*run)) {
-                Some(run) => {
-                    write_run(&mut lines, run);
-                    lines.raw(versions);
-                    kept += 1;
-                }
-                None => self.refused += 1,
+            let admitted = run.filter(|run| self.census.admit(*run));
+            if let Some(run) = admitted {
+                write_run(&mut lines, run);
+                lines.raw(versions);
+                kept += 1;
+            } else {
+                self.refused += 1;
+                self.full |= run.is_some();
             }
         }
         self.out.raw(&kept.to_le_bytes()).raw(&lines.into_bytes());

@@ -1,9 +1,9 @@
 //! Gossip: what each peer says of itself, made known to all, over the control connections.
 //!
 //! chitchat does the reconciling (who lacks which versions of whose keys). This crate gives it a
-//! network made of neighbours only ([`transport`]), screens what they send ([`envelope`]), decides when
-//! to speak ([`task`]), and turns the state into [`Change`]s of a closed set of entries ([`key`],
-//! [`view`]). The node hands messages in and out; nothing here opens a socket.
+//! network made of neighbours only (`transport.rs`), screens what they send (`envelope.rs`), decides
+//! when to speak (`task.rs`), and turns the state into [`Change`]s of a closed set of entries (`key.rs`,
+//! `view.rs`). The node hands messages in and out; nothing here opens a socket.
 //!
 //! ```text
 //!   node ── publish/withdraw ──► own keys ┐                         ┌─► Outgoing ──► control connections
@@ -201,7 +201,7 @@ impl Gossip {
             shared: Arc::clone(&shared),
             chitchat: Arc::clone(&chitchat),
             changes,
-            view: View::new(us.name),
+            view: View::new(us),
             pending: VecDeque::new(),
             last: Some(us.name),
         };

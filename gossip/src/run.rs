@@ -20,7 +20,8 @@ pub(crate) struct Run {
 impl Run {
     /// What chitchat calls this run.
     pub(crate) fn id(self) -> ChitchatId {
-        ChitchatId::new(node_id(self.name), self.generation, address(self.name))
+        let node_id: String = node_id(self.name).collect();
+        ChitchatId::new(node_id, self.generation, address(self.name))
     }
 
     /// The run behind chitchat's id, if the id is one that [`Run::id`] makes.
@@ -35,7 +36,8 @@ impl Run {
         gossip_address: SocketAddr,
     ) -> Option<Self> {
         let name = name_behind(gossip_address)?;
-        (node_id(name) == node_id_text).then_some(Self { name, generation })
+        let same = node_id(name).eq(node_id_text.chars());
+        same.then_some(Self { name, generation })
     }
 }
 
@@ -57,8 +59,13 @@ pub(crate) fn name_behind(gossip_address: SocketAddr) -> Option<PeerName> {
     (address(name) == gossip_address).then_some(name)
 }
 
-fn node_id(name: PeerName) -> String {
-    name.to_string().replace(':', "")
+/// The name as 12 hex digits.
+fn node_id(name: PeerName) -> impl Iterator<Item = char> {
+    let nibbles = name
+        .to_bytes()
+        .into_iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16))
 }
 
 /// A unique-local prefix (RFC 4193) spelling "weft"; nothing is ever sent to it.

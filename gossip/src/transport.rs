@@ -20,12 +20,12 @@ use chitchat::{ChitchatMessage, Serializable};
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
-use tracing::debug;
+use tracing::{debug, warn};
 use weft_wire::PeerName;
 
 use crate::Outgoing;
 use crate::counters::Counts;
-use crate::envelope::{Census, MAX_ENVELOPE, admit};
+use crate::envelope::{Census, MAX_ENVELOPE, MAX_RUNS, admit};
 use crate::run::{Run, address, name_behind};
 
 /// What the handle, chitchat's socket and the task share.
@@ -156,6 +156,7 @@ impl Transport for Inbox {
             shared: Arc::clone(&self.shared),
             incoming,
             taken: None,
+            warned: false,
         }))
     }
 }
@@ -166,6 +167,8 @@ struct Wire {
     incoming: mpsc::Receiver<Incoming>,
     /// The message chitchat is working on; when it asks for the next one, it is done with it.
     taken: Option<(PeerName, Hint)>,
+    /// Too many peers is said once.
+    warned: bool,
 }
 
 #[async_trait]
@@ -206,6 +209,9 @@ impl Wire {
             Ok(admitted) => {
                 counts.received.add(1);
                 counts.refused.add(admitted.refused);
+                if admitted.full && !std::mem::replace(&mut self.warned, true) {
+                    warn!("gossip carries {MAX_RUNS} peers and no more: some are not known here");
+                }
                 let behind = admitted.behind;
                 let long = incoming.bytes.len() > LONG;
                 self.taken = Some((from, Hint { behind, long }));

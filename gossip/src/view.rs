@@ -37,7 +37,7 @@ pub(crate) type States = BTreeMap<ChitchatId, NodeState>;
 /// All that is known of other peers.
 #[derive(Debug)]
 pub(crate) struct View {
-    us: PeerName,
+    us: Run,
     runs: BTreeMap<Run, Known>,
     shown: BTreeMap<PeerName, Shown>,
 }
@@ -64,8 +64,9 @@ struct Known {
     /// Last gc version and max version: they move whenever a key does.
     version: (u64, u64),
     heartbeat: u64,
-    /// When the heartbeat was last seen to move; never at first sight, which may be of a dead peer.
-    moved: Option<Instant>,
+    /// When the heartbeat was seen to move, the last time and the time before. First sight is no move,
+    /// and one move is no proof: we may be catching up with what others know of a dead peer.
+    moved: [Option<Instant>; 2],
     standing: Standing,
     /// Whom it calls an established neighbour.
     links: BTreeSet<PeerName>,
@@ -97,7 +98,7 @@ struct Item {
 }
 
 impl View {
-    pub(crate) fn new(us: PeerName) -> Self {
+    pub(crate) fn new(us: Run) -> Self {
         Self {
             us,
             runs: BTreeMap::new(),
@@ -110,7 +111,7 @@ impl View {
         let mut before = std::mem::take(&mut self.runs);
         let mut news = Vec::new();
         for (id, state) in states {
-            let Some(run) = Run::of(id).filter(|run| run.name != self.us) else {
+            let Some(run) = Run::of(id).filter(|run| *run != self.us) else {
                 continue;
             };
             let known = before.remove(&run);
@@ -148,6 +149,8 @@ impl View {
         let connected = self.connected(neighbours);
         let mut peers: BTreeSet<_> = self.runs.keys().map(|run| run.name).collect();
         peers.extend(self.shown.keys());
+        // Of our earlier runs there is nothing to tell.
+        peers.remove(&self.us.name);
         for peer in peers {
             let live = connected.contains(&peer) || self.is_heard(peer, now);
             match self.newest(peer) {
@@ -189,9 +192,10 @@ impl View {
     }
 
     fn is_heard(&self, peer: PeerName, now: Instant) -> bool {
+        let recent = |at: &Option<Instant>| at.is_some_and(|at| now.duration_since(at) < SILENCE);
+        let proof = if self.shown.contains_key(&peer) { 1 } else { 2 };
         self.runs_of(peer)
-            .filter_map(|(_, known)| known.moved)
-            .any(|moved| now.duration_since(moved) < SILENCE)
+            .any(|(_, known)| known.moved.iter().filter(|at| recent(at)).count() >= proof)
     }
 
     /// The neighbours, and all that are connected with them over established links.
@@ -251,7 +255,12 @@ impl Known {
         match before {
             Some(before) => {
                 let moved = before.heartbeat < heartbeat && before.heartbeat > 0;
-                let moved = if moved { Some(now) } else { before.moved };
+                let [last, _] = before.moved;
+                let moved = if moved {
+                    [Some(now), last]
+                } else {
+                    before.moved
+                };
                 let known = if before.version == version_of(state) {
                     before
                 } else {
@@ -287,7 +296,7 @@ impl Known {
         Self {
             version: version_of(state),
             heartbeat: 0,
-            moved: None,
+            moved: [None; 2],
             standing,
             links: state
                 .iter_prefix(LINKS)

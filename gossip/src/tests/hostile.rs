@@ -173,33 +173,79 @@ async fn operations_that_would_end_chitchat_are_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invented_peers_do_not_fill_us_up() {
-    let invented = |n: u64| {
-        let [.., a, b, c] = n.to_be_bytes();
+async fn no_mixture_of_operations_ends_chitchat() {
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut pick = |below: u64| {
+        // xorshift: the same mixture at each run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let versions = [0, 1, 2, 3, 7, 8, 1 << 20, u64::MAX - 1, u64::MAX];
+    let keys = ["peer", "link/x", "a", "\u{20ac}", "", "name/%"];
+    let runs = [run(1, 1), run(3, 1), run(3, 2), run(4, 1), run(1, 0)];
+    let mut messages = vec![Forge::new(0).digest(&runs.map(Run::id)).cluster()];
+    for _ in 0..3000 {
+        let mut ops = Vec::new();
+        for _ in 0..pick(8) {
+            let version = versions[usize::try_from(pick(9)).unwrap()];
+            let run = runs[usize::try_from(pick(5)).unwrap()];
+            let key = keys[usize::try_from(pick(6)).unwrap()];
+            ops.extend(match pick(4) {
+                0 => node(run, version),
+                1 => max(version),
+                _ => set(key, "nickname=x", version),
+            });
+        }
+        messages.push(Forge::new(2).delta(&ops));
+    }
+    let peers = attacked(messages).await;
+    let counters = peers[0].gossip.counters();
+    assert!(counters.received > 1000, "{counters:?}");
+}
+
+/// Digests that speak of this many peers nobody ever saw.
+fn invented(count: u32) -> Vec<Vec<u8>> {
+    let id = |n: u32| {
+        let [_, a, b, c] = n.to_be_bytes();
         let name = PeerName::from_bytes([6, 6, 6, a, b, c]);
-        Run {
+        let run = Run {
             name,
             generation: 1,
-        }
+        };
+        run.id()
     };
-    let messages = (0..10).map(|part| {
-        let ids: Vec<_> = (0..900).map(|n| invented(part * 900 + n).id()).collect();
-        Forge::new(0).digest(&ids).cluster()
-    });
-    let mut peers = attacked(messages.collect()).await;
+    let ids: Vec<_> = (0..count).map(id).collect();
+    let digest = |ids: &[_]| Forge::new(0).digest(ids).cluster();
+    ids.chunks(900).map(digest).collect()
+}
+
+/// How many runs chitchat keeps.
+async fn held(peer: &Peer) -> usize {
+    let count = |c: &mut chitchat::Chitchat| c.node_states().len();
+    peer.gossip.inner.chitchat.with_chitchat(count).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn invented_peers_do_not_fill_us_up() {
+    let peers = attacked(invented(9000)).await;
     let counters = peers[0].gossip.counters();
     let surplus = u64::try_from(9000 - MAX_RUNS).unwrap();
     assert!(counters.refused >= surplus, "{counters:?}");
-    let held = async |peer: &Peer| {
-        let count = |c: &mut chitchat::Chitchat| c.node_states().len();
-        peer.gossip.inner.chitchat.with_chitchat(count).await
-    };
     assert!(held(&peers[0]).await <= MAX_RUNS);
-    // None of them was ever alive, and they are forgotten.
+}
+
+#[tokio::test(start_paused = true)]
+async fn invented_peers_are_not_shown_and_are_forgotten() {
+    let mut peers = attacked(invented(20)).await;
     peers[0].settle();
     assert_eq!(peers[0].table.peers.len(), 1);
-    sleep(Duration::from_secs(1200)).await;
+    assert_eq!(held(&peers[0]).await, 22);
+    sleep(Duration::from_secs(400)).await;
     assert_eq!(held(&peers[0]).await, 2);
+    peers[0].settle();
+    assert_eq!(peers[0].table.peers.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,9 +259,7 @@ async fn ids_no_weft_has_are_left_out() {
     let messages = bad.map(|bad| Forge::new(0).digest(&[good.clone(), bad]).cluster());
     let peers = attacked(messages.into()).await;
     assert_eq!(peers[0].gossip.counters().refused, 3);
-    let count = |c: &mut chitchat::Chitchat| c.node_states().len();
-    let known = peers[0].gossip.inner.chitchat.with_chitchat(count).await;
-    assert_eq!(known, 2);
+    assert_eq!(held(&peers[0]).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ use crate::{Change, Entry, Gossip, GossipConfig, Link, Outgoing, Topic};
 
 /// What one message takes from peer to peer.
 const LATENCY: Duration = Duration::from_millis(2);
+/// Messages on their way from one peer.
+const OUTBOX: usize = 256;
 
 #[derive(Clone, Default)]
 pub(super) struct Switch(Arc<Mutex<Inner>>);
@@ -21,10 +23,14 @@ pub(super) struct Switch(Arc<Mutex<Inner>>);
 struct Inner {
     peers: BTreeMap<PeerName, Gossip>,
     cables: BTreeSet<(PeerName, PeerName)>,
+    /// Cables there are or were.
+    laid: BTreeSet<(PeerName, PeerName)>,
     /// Every how many messages one is lost; 0 for none.
     loss: usize,
     carried: usize,
     bytes: usize,
+    /// All that was carried, if a test wants it.
+    kept: Option<Vec<Vec<u8>>>,
     strays: Vec<(PeerName, PeerName)>,
 }
 
@@ -71,7 +77,7 @@ impl Switch {
     pub(super) async fn start(&self, n: u8, generation: u64, mut entries: Vec<Entry>) -> Peer {
         let name = name(n);
         entries.insert(0, Entry::Peer(info(generation)));
-        let (outbox, outgoing) = mpsc::channel(64);
+        let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let config = GossipConfig::new(name, generation, "weft");
         let (gossip, changes) = Gossip::start(config, entries, outbox).await.unwrap();
         self.0.lock().unwrap().peers.insert(name, gossip.clone());
@@ -104,17 +110,23 @@ impl Switch {
             let links = others.map(|b| link(name(b), true)).collect();
             peers.push(self.start(a, 1, links).await);
         }
-        for a in 1..=n {
-            for b in a + 1..=n {
-                self.connect(a, b);
-            }
-        }
+        let all = (1..=n).flat_map(|a| (a + 1..=n).map(move |b| (a, b)));
+        self.connect_all(all);
         peers
     }
 
     pub(super) fn connect(&self, a: u8, b: u8) {
-        let ends = [(name(a), name(b)), (name(b), name(a))];
-        self.0.lock().unwrap().cables.extend(ends);
+        self.connect_all([(a, b)]);
+    }
+
+    pub(super) fn connect_all(&self, pairs: impl IntoIterator<Item = (u8, u8)>) {
+        let mut inner = self.0.lock().unwrap();
+        for (a, b) in pairs {
+            let ends = [(name(a), name(b)), (name(b), name(a))];
+            inner.cables.extend(ends);
+            inner.laid.extend(ends);
+        }
+        drop(inner);
         self.tell_neighbours();
     }
 
@@ -144,6 +156,27 @@ impl Switch {
         self.0.lock().unwrap().loss = nth;
     }
 
+    pub(super) fn keep_traffic(&self) {
+        self.0.lock().unwrap().kept = Some(Vec::new());
+    }
+
+    pub(super) fn kept_traffic(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap().kept.take().unwrap_or_default()
+    }
+
+    /// Waits until nothing is new any more, then checks that little is said: no two peers may go on
+    /// asking each other for what neither takes.
+    pub(super) async fn assert_rest(&self, peers: usize) {
+        sleep(Duration::from_secs(5)).await;
+        self.take_traffic();
+        sleep(Duration::from_secs(20)).await;
+        let (messages, bytes) = self.take_traffic();
+        // One exchange of three messages a second each, and chitchat's own now and then.
+        assert!(messages <= peers * 20 * 4, "{messages} messages at rest");
+        assert!(bytes <= peers * 20 * 2_000, "{bytes} bytes at rest");
+        assert_eq!(self.strays(), []);
+    }
+
     /// Messages and bytes carried since this was last asked.
     pub(super) fn take_traffic(&self) -> (usize, usize) {
         let mut inner = self.0.lock().unwrap();
@@ -170,12 +203,17 @@ impl Switch {
         while let Some(Outgoing { to, bytes }) = outgoing.recv().await {
             sleep(LATENCY).await;
             let mut inner = self.0.lock().unwrap();
-            if !inner.cables.contains(&(from, to)) {
+            if !inner.laid.contains(&(from, to)) {
                 inner.strays.push((from, to));
+            }
+            if !inner.cables.contains(&(from, to)) {
                 continue;
             }
             inner.carried += 1;
             inner.bytes += bytes.len();
+            if let Some(kept) = &mut inner.kept {
+                kept.push(bytes.clone());
+            }
             if inner.loss > 0 && inner.carried.is_multiple_of(inner.loss) {
                 continue;
             }
