@@ -268,3 +268,180 @@ fn host_ifname(id: &ContainerId, inode: u64) -> String {
 pub const IFNAME: &str = "ethwe";
 /// What the host's ends of containers' interfaces begin with.
 pub const HOST_PREFIX: &str = "weftpl";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeRouter, Netns, cidr, container, on_a_host, on_interface};
+
+    fn specs(texts: &[&str]) -> Vec<AddressSpec> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn named(name: Option<&str>) -> AttachOptions {
+        AttachOptions {
+            name: name.map(str::to_owned),
+            multicast_route: true,
+            dns: true,
+        }
+    }
+
+    #[test]
+    fn a_container_gets_addresses_an_interface_and_a_name() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let Netns { ns, target, .. } = &container();
+            let wanted = specs(&["net:default", "10.99.0.5/24"]);
+            let options = named(Some("c1"));
+            let done = attach(&router.client, target, &wanted, &options).await;
+            let attached = done.unwrap();
+            assert_eq!(
+                attached.addresses,
+                [cidr("10.32.0.1/16"), cidr("10.99.0.5/24")]
+            );
+            assert_eq!(on_interface(ns).await.unwrap(), attached.addresses);
+            let [one, other] = ["10.32.0.1", "10.99.0.5"].map(|a| a.parse().unwrap());
+            assert_eq!(
+                router.names(),
+                [("c1".to_owned(), one), ("c1".to_owned(), other)]
+            );
+            let again = attach(&router.client, target, &wanted, &options).await;
+            assert_eq!(again.unwrap(), attached);
+        });
+    }
+
+    #[test]
+    fn a_name_that_is_refused_undoes_all() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            router.books().refuse_names = true;
+            let Netns { ns, target, .. } = &container();
+            let done = attach(&router.client, target, &[], &named(Some("c_1"))).await;
+            let error = done.unwrap_err().to_string();
+            assert_eq!(error, "the name c_1 is not registered: that is no name");
+            assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
+        });
+    }
+
+    #[test]
+    fn a_missing_bridge_undoes_all() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            router.books().network.bridge = "other".to_owned();
+            let Netns { ns, target, .. } = &container();
+            let done = attach(&router.client, target, &[], &named(None)).await;
+            assert!(matches!(done, Err(AttachError::Interface(_))), "{done:?}");
+            assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
+        });
+    }
+
+    #[test]
+    fn a_claim_that_is_refused_gives_back_what_was_got_before_it() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            router.books().refuse_claims = true;
+            let Netns { ns, target, .. } = &container();
+            let wanted = specs(&["net:default", "10.32.7.7/16"]);
+            let done = attach(&router.client, target, &wanted, &named(None)).await;
+            assert_eq!(
+                done.unwrap_err().to_string(),
+                "ip:10.32.7.7/16: host2 owns it"
+            );
+            assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
+        });
+    }
+
+    #[test]
+    fn undoing_a_second_attach_leaves_the_first() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let Netns { ns, target, .. } = &container();
+            let first = attach(&router.client, target, &[], &named(Some("c1"))).await;
+            let first = first.unwrap().addresses;
+            router.books().refuse_names = true;
+            let wanted = specs(&["net:default", "net:10.40.0.0/24"]);
+            let done = attach(&router.client, target, &wanted, &named(Some("c2"))).await;
+            assert!(matches!(done, Err(AttachError::Name { .. })), "{done:?}");
+            assert_eq!(router.held(), first);
+            assert_eq!(on_interface(ns).await, Some(first));
+            assert_eq!(router.names().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_foreign_interface_of_our_name_is_left_alone() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let Netns { ns, target, .. } = &container();
+            let links = weft_net::Netlink::new().unwrap();
+            links.add_veth("theirs", IFNAME).await.unwrap();
+            links.add_bridge("docker0").await.unwrap();
+            links.set_master("theirs", "docker0").await.unwrap();
+            links.set_ns(IFNAME, ns).await.unwrap();
+            let done = attach(&router.client, target, &[], &named(None)).await;
+            assert!(matches!(done, Err(AttachError::Interface(_))), "{done:?}");
+            assert_eq!(
+                (router.held(), on_interface(ns).await),
+                (vec![], Some(vec![]))
+            );
+        });
+    }
+
+    #[test]
+    fn the_host_itself_is_not_attached() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let target: Target = "netns:/proc/thread-self/ns/net".parse().unwrap();
+            let done = attach(&router.client, &target, &[], &named(None)).await;
+            let error = done.unwrap_err().to_string();
+            assert!(error.contains("weft expose"), "{error}");
+            let gone: Target = "netns:none-such".parse().unwrap();
+            let done = attach(&router.client, &gone, &[], &named(None)).await;
+            assert!(matches!(done, Err(AttachError::NotRunning(_))), "{done:?}");
+        });
+    }
+
+    #[test]
+    fn what_is_switched_off_is_said() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            router.books().network.pool = None;
+            router.books().network.domain = None;
+            let Netns { target, .. } = &container();
+            let done = attach(&router.client, target, &[], &named(None)).await;
+            let error = done.unwrap_err().to_string();
+            assert!(
+                error.contains("address allocation is switched off"),
+                "{error}"
+            );
+            let done = attach(&router.client, target, &[], &named(Some("c1"))).await;
+            assert!(matches!(done, Err(AttachError::NoDns(_))), "{done:?}");
+        });
+    }
+
+    #[test]
+    fn a_docker_container_is_called_by_its_host_name_if_that_is_ours() {
+        let named = |hostname: Option<&str>| {
+            let names = DockerNames {
+                name: "web".to_owned(),
+                hostname: hostname.map(str::to_owned),
+            };
+            docker_name(&names, "weft.local.")
+        };
+        assert_eq!(named(Some("www.weft.local")), "www.weft.local");
+        assert_eq!(named(Some("www.Weft.Local.")), "www.Weft.Local.");
+        assert_eq!(named(Some("1f0e9c2b7a5d")), "web.weft.local");
+        assert_eq!(named(Some("www.example.org")), "web.weft.local");
+        assert_eq!(named(Some(".weft.local")), "web.weft.local");
+        assert_eq!(named(None), "web.weft.local");
+    }
+
+    #[test]
+    fn host_ends_have_names_linux_takes_that_differ() {
+        let [one, other] = ["c1", "c2"].map(|id| ContainerId::new(id).unwrap());
+        assert_eq!(host_ifname(&one, 1).len(), 15);
+        assert_eq!(host_ifname(&one, 1), host_ifname(&one, 1));
+        assert_ne!(host_ifname(&one, 1), host_ifname(&other, 1));
+        assert_ne!(host_ifname(&one, 1), host_ifname(&one, 2));
+    }
+}

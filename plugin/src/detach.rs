@@ -142,3 +142,82 @@ fn list(cidrs: &[Cidr]) -> String {
     let texts: Vec<String> = cidrs.iter().map(Cidr::to_string).collect();
     texts.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::{AttachOptions, attach};
+    use crate::testing::{FakeRouter, Netns, cidr, container, on_a_host, on_interface};
+
+    fn specs(texts: &[&str]) -> Vec<AddressSpec> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    async fn attached(router: &FakeRouter, target: &Target, addresses: &[&str]) {
+        let options = AttachOptions {
+            name: Some("c1".to_owned()),
+            multicast_route: true,
+            dns: true,
+        };
+        let done = attach(&router.client, target, &specs(addresses), &options).await;
+        done.unwrap();
+    }
+
+    #[test]
+    fn addresses_go_one_by_one_and_the_interface_with_the_last() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let Netns { ns, target, .. } = &container();
+            attached(&router, target, &["net:default", "10.99.0.5/24"]).await;
+            let taken = detach(&router.client, target, &[]).await.unwrap();
+            assert_eq!(taken, [cidr("10.32.0.1/16")]);
+            assert_eq!(on_interface(ns).await, Some(vec![cidr("10.99.0.5/24")]));
+            assert_eq!(router.names().len(), 1);
+
+            let error = detach(&router.client, target, &[]).await.unwrap_err();
+            let expected = format!(
+                "{target} holds no such address; it holds 10.99.0.5/24: name the one to take back"
+            );
+            assert_eq!(error.to_string(), expected);
+
+            let last = specs(&["10.99.0.5/24"]);
+            detach(&router.client, target, &last).await.unwrap();
+            assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
+            assert_eq!(router.names(), []);
+            assert_eq!(detach(&router.client, target, &[]).await.unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn what_a_dead_container_held_is_freed() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let container = container();
+            attached(&router, &container.target, &[]).await;
+            container.end();
+            let taken = detach(&router.client, &container.target, &[])
+                .await
+                .unwrap();
+            assert_eq!((taken.len(), router.held()), (1, vec![]));
+        });
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_process_held_is_freed_by_its_number() {
+        let router = FakeRouter::start();
+        let held = |id: &str| (ContainerId::new(id).unwrap(), vec![cidr("10.32.0.9/16")]);
+        let number = 4_000_000_001_u32;
+        router
+            .books()
+            .held
+            .extend([held(&format!("pid-{number}-5")), held("pid-40-5")]);
+        let target = Target::Pid(number);
+        assert_eq!(detach(&router.client, &target, &[]).await.unwrap().len(), 1);
+        assert_eq!(router.held().len(), 1);
+        let error = detach(&router.client, &Target::Pid(number - 1), &[]).await;
+        assert!(matches!(
+            error,
+            Err(DetachError::Find(FindError::NoProcess(_)))
+        ));
+    }
+}

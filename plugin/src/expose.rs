@@ -106,3 +106,43 @@ fn records(cidr: Cidr) -> RemoveNames {
         name: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeRouter, cidr};
+
+    #[tokio::test]
+    async fn exposing_twice_is_exposing_once_and_hiding_takes_all_back() {
+        let router = FakeRouter::start();
+        let first = expose(&router.client, &[], Some("gw"), true).await.unwrap();
+        assert_eq!(first, [cidr("10.32.0.1/16")]);
+        let again = expose(&router.client, &[], Some("gw"), true).await.unwrap();
+        assert_eq!(again, first);
+        assert_eq!((router.exposed(), router.names().len()), (first.clone(), 1));
+        assert_eq!(hide(&router.client, &[]).await.unwrap(), first);
+        assert_eq!((router.held(), router.names()), (vec![], vec![]));
+        assert_eq!(router.exposed(), []);
+        assert_eq!(hide(&router.client, &[]).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_be_exposed_holds_nothing() {
+        let router = FakeRouter::start();
+        router.books().refuse_exposing = true;
+        let error = expose(&router.client, &[], Some("gw"), true)
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "there is no nft");
+        assert_eq!((router.held(), router.names()), (vec![], vec![]));
+
+        router.books().refuse_exposing = false;
+        let first = expose(&router.client, &[], None, true).await.unwrap();
+        router.books().refuse_names = true;
+        let both = ["net:default", "10.99.0.1/24"].map(|text| text.parse().unwrap());
+        expose(&router.client, &both, Some("gw"), true)
+            .await
+            .unwrap_err();
+        assert_eq!((router.held(), router.exposed()), (first.clone(), first));
+    }
+}

@@ -20,6 +20,8 @@ pub mod list;
 pub mod names;
 mod obtain;
 pub mod target;
+#[cfg(test)]
+mod testing;
 
 pub use address::{AddressSpec, ParseAddressError};
 pub use find::Container;

@@ -70,19 +70,22 @@ pub async fn list(client: &Client, targets: &[Target]) -> Result<Vec<Listed>, Li
 /// The host, then every container that Docker runs or that holds an address.
 async fn all(client: &Client) -> Result<Vec<Listed>, ListError> {
     let report = client.status().await?;
-    let docker = match Docker::open().await {
-        Ok(docker) => Some(docker),
-        Err(DockerError::Absent { .. } | DockerError::Remote(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let mut ids: BTreeSet<ContainerId> = holders(&report);
-    if let Some(docker) = &docker {
+    match Docker::open().await {
+        Ok(docker) => of_holders(&report, Some(&docker)).await,
+        Err(DockerError::Absent { .. } | DockerError::Remote(_)) => of_holders(&report, None).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn of_holders(report: &Report, docker: Option<&Docker>) -> Result<Vec<Listed>, ListError> {
+    let mut ids: BTreeSet<ContainerId> = holders(report);
+    if let Some(docker) = docker {
         ids.extend(docker.running().await?);
     }
-    let mut listed = vec![host(&report)];
+    let mut listed = vec![host(report)];
     for id in &ids {
         // One that ended since, or is the host's own, has nothing to show.
-        if let Some(Container { ns: Some(ns), .. }) = Container::of_id(id, docker.as_ref()).await {
+        if let Some(Container { ns: Some(ns), .. }) = Container::of_id(id, docker).await {
             listed.extend(interfaces(id.short(), &ns).await?);
         }
     }
@@ -122,4 +125,52 @@ async fn interfaces(container: &str, ns: &NetNs) -> Result<Vec<Listed>, ListErro
         })
     };
     views.into_iter().map(listed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::{AttachOptions, attach};
+    use crate::testing::{FakeRouter, Netns, cidr, container, on_a_host};
+
+    #[test]
+    fn the_host_comes_first_and_then_whoever_has_an_interface() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            let Netns { target, .. } = &container();
+            let unattached = container();
+            let options = AttachOptions {
+                name: None,
+                multicast_route: false,
+                dns: false,
+            };
+            let done = attach(&router.client, target, &[], &options).await;
+            let addresses = done.unwrap().addresses;
+            let exposed = vec![cidr("10.32.0.200/16")];
+            router
+                .books()
+                .held
+                .insert(ContainerId::expose(), exposed.clone());
+
+            let listed = of_holders(&router.client.status().await.unwrap(), None).await;
+            let [host, one] = &listed.unwrap()[..] else {
+                panic!("two are on the network");
+            };
+            assert_eq!(host.container, "weft:expose");
+            assert_eq!(
+                (host.mac.to_string().as_str(), &host.addresses),
+                ("02:00:00:00:00:01", &exposed)
+            );
+            assert_eq!(one.addresses, addresses);
+
+            let listed = list(&router.client, &[target.clone(), unattached.target.clone()])
+                .await
+                .unwrap();
+            assert_eq!(listed.len(), 1);
+            assert_eq!(
+                (&listed[0].container, listed[0].mac),
+                (&target.to_string(), one.mac)
+            );
+        });
+    }
 }

@@ -124,3 +124,57 @@ async fn addresses(
     }
     Ok(held.into_iter().map(weft_api::Cidr::addr).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeRouter, cidr};
+
+    fn outside(addresses: &[&str], name: Option<&str>) -> NameArgs {
+        NameArgs {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            container: None,
+            name: name.map(str::to_owned),
+        }
+    }
+
+    #[tokio::test]
+    async fn something_outside_gets_a_name_and_loses_it() {
+        let router = FakeRouter::start();
+        let both = outside(&["192.0.2.1", "192.0.2.2"], Some("db"));
+        assert_eq!(add(&router.client, &both).await.unwrap(), 2);
+        assert_eq!(router.books().names[0].container, ContainerId::external());
+        let one = outside(&["192.0.2.1"], None);
+        assert_eq!(remove(&router.client, &one).await.unwrap(), 1);
+        assert_eq!(remove(&router.client, &one).await.unwrap(), 0);
+        assert_eq!(router.names().len(), 1);
+        let error = add(&router.client, &one).await.unwrap_err();
+        assert!(matches!(error, NamesError::NoName), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_container_is_named_by_what_it_holds() {
+        let router = FakeRouter::start();
+        let us = Target::Pid(std::process::id());
+        let args = NameArgs {
+            container: Some(us.clone()),
+            ..outside(&[], Some("us"))
+        };
+        let error = add(&router.client, &args).await.unwrap_err();
+        assert!(matches!(error, NamesError::NoAddresses(_)), "{error}");
+        let id = Container::find(&us).await.unwrap().id;
+        router.books().held.insert(id, vec![cidr("10.32.0.9/16")]);
+        assert_eq!(add(&router.client, &args).await.unwrap(), 1);
+        assert_eq!(router.names(), [("us".to_owned(), [10, 32, 0, 9].into())]);
+        assert_eq!(remove(&router.client, &args).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_name_table_nothing_is_named() {
+        let router = FakeRouter::start();
+        router.books().network.domain = None;
+        let args = outside(&["192.0.2.1"], Some("db"));
+        let error = add(&router.client, &args).await.unwrap_err();
+        assert_eq!(error.to_string(), "DNS is switched off on this router");
+    }
+}
