@@ -2,6 +2,10 @@
 //!
 //! Names and order of arguments are Weave Net's where it has the command. Texts here are the help
 //! people read, so they are written for them.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the texts are help for people, who read [:PORT] as optional"
+)]
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -2,6 +2,10 @@
 //!
 //! What can be checked without knowing the host is checked while parsing, so that a mistake is
 //! reported with its flag; what the values mean together is the router's `Config`.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the texts are help for people, who read [:PORT] as optional"
+)]
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
