@@ -1,1 +1,60 @@
-//! Placeholder while the workspace is laid out.
+//! Addresses for containers, each given once in the whole network, without anybody in charge.
+//!
+//! The words first. A *pool* is one CIDR, the same on every peer. Its *ring* says who owns which
+//! part: sorted *tokens*, each the start of a *range* with one *owner*. An owner alone *allocates*
+//! addresses of its ranges to containers, so no two peers ever give the same one out; a peer that
+//! has none left asks an owner to *grant* it a part. A container may *claim* an address it wants,
+//! or holds already.
+//!
+//! Every peer keeps the whole ring and merges what it hears of others' ([`ring`](self) state is a
+//! CRDT): the order, loss and repetition of messages change nothing. Rings *born apart* do not
+//! merge; the one with the smaller [`RingId`] survives everywhere, and peers of the other claim the
+//! addresses their containers hold in it. A connection carries no frames before its two ends know
+//! the same ring and have settled their addresses: the *barrier*.
+//!
+//! ```text
+//!   requests ----> requests.rs --> space.rs      which addresses are free, who holds which
+//!                      |   lacks space
+//!                      v
+//!   messages ----> exchange.rs --> ring.rs       the CRDT
+//!                   |      |   |
+//!                   |      |   +-> birth.rs --> consensus.rs   the first division
+//!                   |      +-----> settle.rs, asks.rs          claims, asking for space
+//!   connections -> sync.rs                                     barriers, pulling rings
+//! ```
+//!
+//! [`Allocator`] holds it together: a machine without clock, sockets or randomness of its own.
+//! `docs/ipam.md` has the rules and why they are safe.
+#![forbid(unsafe_code)]
+
+mod addr;
+mod allocator;
+mod asks;
+mod birth;
+mod consensus;
+mod digest;
+mod event;
+mod exchange;
+mod message;
+mod requests;
+mod ring;
+mod saved;
+mod settle;
+mod space;
+mod status;
+mod sync;
+
+pub use addr::{Addr, Cidr, CidrError};
+pub use allocator::Allocator;
+pub use birth::Init;
+pub use consensus::{Acceptor, Ballot, Decree};
+pub use digest::{Digest, ParseDigestError};
+pub use event::{Answer, Config, Event};
+pub use requests::{FreeError, MAX_PENDING, RequestError, RequestId, Wish};
+pub use ring::{Entry, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
+pub use saved::{Allocation, LoadError, Saved, SavedRing};
+pub use space::ContainerId;
+pub use status::{Conflict, Owner, PendingRequest, State, Status, Unsettled, WaitsFor};
+
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,185 @@
+//! What we ask other peers for: space in a subnet, or just one address.
+//!
+//! Nothing here waits for anything: a question that got no answer within [`RETRY`] is asked again,
+//! of somebody else if there is one. Invariant: there is one entry for each want that some
+//! request or unsettled address has, and none else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rand_core::Rng;
+use weft_wire::PeerName;
+
+use crate::addr::{Addr, Cidr};
+use crate::ring::Ring;
+
+/// How often a question is repeated.
+pub(crate) const RETRY: Duration = Duration::from_secs(5);
+
+/// What we lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Want {
+    /// Just this address, whose owner is to be asked.
+    Exact(Addr),
+    /// Any space in this subnet.
+    Space(Cidr),
+}
+
+/// How far a want is.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    /// Who was asked last, if anybody can be.
+    pub(crate) to: Option<PeerName>,
+    /// When to ask (again).
+    pub(crate) again: Instant,
+    /// Who had nothing, since the last time all were asked.
+    pub(crate) denied: BTreeSet<PeerName>,
+}
+
+/// All wants.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asks {
+    asks: BTreeMap<Want, Ask>,
+}
+
+impl Asks {
+    /// Keeps what is still wanted and adds what is new.
+    pub(crate) fn set_wants(&mut self, wants: &BTreeSet<Want>, now: Instant) {
+        self.asks.retain(|want, _| wants.contains(want));
+        for want in wants {
+            self.asks.entry(*want).or_insert(Ask {
+                to: None,
+                again: now,
+                denied: BTreeSet::new(),
+            });
+        }
+    }
+
+    /// The wants to ask for at this time, each put off to the next time.
+    pub(crate) fn due(&mut self, now: Instant) -> impl Iterator<Item = (Want, &mut Ask)> {
+        let due = self.asks.iter_mut().filter(move |(_, a)| a.again <= now);
+        due.map(move |(want, ask)| {
+            ask.again = now + RETRY;
+            (*want, ask)
+        })
+    }
+
+    /// A peer has no space in a subnet: the next one is to be asked at once.
+    pub(crate) fn handle_no_space(&mut self, from: PeerName, subnet: Cidr, now: Instant) {
+        let ask = self.asks.get_mut(&Want::Space(subnet));
+        if let Some(ask) = ask.filter(|ask| ask.to == Some(from)) {
+            ask.denied.insert(from);
+            ask.again = now;
+        }
+    }
+
+    /// The ring or the reach changed: asks at once again where nobody could be asked, or the wrong
+    /// one was.
+    pub(crate) fn reconsider(
+        &mut self,
+        ring: &Ring,
+        live: impl Fn(PeerName) -> bool,
+        now: Instant,
+    ) {
+        for (want, ask) in &mut self.asks {
+            let right = match want {
+                Want::Exact(addr) => ask.to.is_some() && ask.to == ring.owner_of(*addr),
+                Want::Space(_) => ask.to.is_some(),
+            };
+            if !right || ask.to.is_some_and(|peer| !live(peer)) {
+                ask.again = now;
+            }
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.asks.clear();
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.asks.values().map(|ask| ask.again).min()
+    }
+
+    pub(crate) fn get(&self, want: Want) -> Option<&Ask> {
+        self.asks.get(&want)
+    }
+}
+
+/// Whom to ask for space: by chance, the more free space a peer has in the subnet the likelier.
+/// What peers last said of their free space may be old, so one that said none is asked when no
+/// other is left.
+pub(crate) fn choose_donor(
+    ring: &Ring,
+    subnet: Cidr,
+    eligible: impl Fn(PeerName) -> bool,
+    rng: &mut impl Rng,
+) -> Option<PeerName> {
+    let mut weights: BTreeMap<PeerName, u64> = BTreeMap::new();
+    for (span, entry) in ring.ranges().filter(|(_, entry)| eligible(entry.owner)) {
+        let overlap = span.intersect(subnet.hosts());
+        if !overlap.is_empty() {
+            *weights.entry(entry.owner).or_default() += overlap.size().min(entry.free.into());
+        }
+    }
+    let total: u64 = weights.values().sum();
+    if total == 0 {
+        weights.values_mut().for_each(|weight| *weight = 1);
+    }
+    let total = weights.values().sum();
+    let mut ticket = rng.next_u64().checked_rem(total)?;
+    weights.into_iter().find_map(|(peer, weight)| {
+        let drawn = ticket < weight;
+        ticket = ticket.saturating_sub(weight);
+        drawn.then_some(peer)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    fn peer(n: u8) -> PeerName {
+        PeerName::from_bytes([2, 0, 0, 0, 0, n])
+    }
+
+    #[test]
+    fn peers_with_more_free_space_are_asked_more_often_and_full_ones_last() {
+        let pool: Cidr = "10.0.0.0/24".parse().unwrap();
+        let names = (1..=4).map(peer).collect();
+        let mut ring = Ring::seeded(pool, &names);
+        ring.advise(peer(1), |_| 60);
+        ring.advise(peer(2), |_| 6);
+        ring.advise(peer(3), |_| 0);
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let mut count = |eligible: &dyn Fn(PeerName) -> bool| {
+            let mut asked = BTreeMap::new();
+            for _ in 0..1000 {
+                let donor = choose_donor(&ring, pool, eligible, &mut rng);
+                *asked.entry(donor).or_insert(0) += 1;
+            }
+            asked
+        };
+        let asked = count(&|p| p != peer(4));
+        assert!(asked[&Some(peer(1))] > 800);
+        assert!(asked[&Some(peer(2))] > 30);
+        assert_eq!(asked.len(), 2);
+        let asked = count(&|p| p == peer(3));
+        assert_eq!(asked, BTreeMap::from([(Some(peer(3)), 1000)]));
+        assert_eq!(count(&|_| false), BTreeMap::from([(None, 1000)]));
+    }
+
+    #[test]
+    fn only_owners_within_the_subnet_are_asked() {
+        let pool: Cidr = "10.0.0.0/24".parse().unwrap();
+        let ring = Ring::seeded(pool, &(1..=4).map(peer).collect());
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let subnet = "10.0.0.64/26".parse().unwrap();
+        for _ in 0..20 {
+            let donor = choose_donor(&ring, subnet, |_| true, &mut rng);
+            assert_eq!(donor, Some(peer(2)));
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Who founds the ring: one decree, agreed by a majority of the peers expected (Paxos).
+//!
+//! Every peer is an *acceptor*; a peer that needs a ring is a *proposer* as well. A proposer asks
+//! all for a promise on its ballot; with promises from a quorum it proposes a decree, the one
+//! accepted under the highest ballot among the promises, else one of its own; once a quorum has
+//! accepted it, it is chosen, and the proposer makes the ring of it and sends it to all. Whoever
+//! meets a ring stops here and takes it.
+//!
+//! The decree names the founders: the peers that promised. After a quorum of promises the proposer
+//! waits a moment for the rest, so that peers that are all up get a part of the pool each.
+//!
+//! Invariants: an acceptor never goes below what it promised, and what it says is on the disk
+//! before it is said (the caller sees to that). Two proposers whose quorums share a peer
+//! choose the same decree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rand_core::Rng;
+use weft_wire::PeerName;
+
+use crate::message::Message;
+
+/// How long a proposer waits for more promises than it needs.
+const GRACE: Duration = Duration::from_millis(300);
+/// The first pause before another attempt; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest pause before another attempt.
+const LAST_RETRY: Duration = Duration::from_secs(8);
+
+/// Names a proposal; a later one is larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    /// Counts up.
+    pub round: u64,
+    /// Whose proposal it is.
+    pub proposer: PeerName,
+}
+
+/// What is agreed upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decree {
+    /// The ring's identity.
+    pub bits: u128,
+    /// Who gets a part of the pool.
+    pub founders: BTreeSet<PeerName>,
+}
+
+/// What an acceptor must never forget.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Acceptor {
+    /// The highest ballot promised.
+    pub promised: Option<Ballot>,
+    /// The last decree accepted, and under which ballot.
+    pub accepted: Option<(Ballot, Decree)>,
+}
+
+impl Acceptor {
+    /// Promises to accept nothing below the ballot, or says what stands against it.
+    fn promise(&mut self, ballot: Ballot) -> Result<Option<(Ballot, Decree)>, Ballot> {
+        if let Some(promised) = self.promised.filter(|promised| *promised > ballot) {
+            return Err(promised);
+        }
+        self.promised = Some(ballot);
+        Ok(self.accepted.clone())
+    }
+
+    fn accept(&mut self, ballot: Ballot, decree: &Decree) -> Result<(), Ballot> {
+        self.promise(ballot)?;
+        self.accepted = Some((ballot, decree.clone()));
+        Ok(())
+    }
+}
+
+/// Who else is there, at the moment of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field<'a> {
+    pub(crate) us: PeerName,
+    /// Everybody reachable, without us.
+    pub(crate) reachable: &'a BTreeSet<PeerName>,
+    pub(crate) quorum: usize,
+}
+
+/// Messages to send, each to one peer.
+pub(crate) type Outbox = Vec<(PeerName, Message)>;
+
+/// Our part in the agreement.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Election {
+    acceptor: Acceptor,
+    proposal: Option<Proposal>,
+    abstained: BTreeSet<PeerName>,
+    highest_round: u64,
+    attempts: u32,
+    retry: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+struct Proposal {
+    ballot: Ballot,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    Preparing {
+        promises: BTreeMap<PeerName, Option<(Ballot, Decree)>>,
+        /// Until when more promises than needed are waited for; `None` once that is over.
+        grace: Option<Instant>,
+    },
+    Accepting {
+        decree: Decree,
+        accepted: BTreeSet<PeerName>,
+    },
+}
+
+impl Election {
+    pub(crate) fn new(acceptor: Acceptor) -> Self {
+        let highest_round = acceptor.promised.map_or(0, |ballot| ballot.round);
+        Self {
+            acceptor,
+            highest_round,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) const fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
+    }
+
+    /// The peers that told us they do not vote.
+    pub(crate) const fn abstained(&self) -> &BTreeSet<PeerName> {
+        &self.abstained
+    }
+
+    pub(crate) fn handle_abstain(&mut self, from: PeerName) {
+        self.abstained.insert(from);
+    }
+
+    /// Ends our own attempts, because there is a ring; what we promised stays.
+    pub(crate) fn stop(&mut self) {
+        self.proposal = None;
+        self.retry = None;
+        self.attempts = 0;
+    }
+
+    /// Somebody new can be asked: the next attempt comes no later than that.
+    pub(crate) fn hurry(&mut self, at: Instant) {
+        if let Some(retry) = &mut self.retry {
+            *retry = (*retry).min(at);
+            self.attempts = 0;
+        }
+    }
+
+    /// When [`Self::step`] has something to do again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let grace = self.proposal.as_ref().and_then(|p| match &p.phase {
+            Phase::Preparing { grace, .. } => *grace,
+            Phase::Accepting { .. } => None,
+        });
+        grace.into_iter().chain(self.retry).min()
+    }
+
+    /// Makes the next attempt if its time has come, or goes on with the one under way; the decree
+    /// if that chooses one.
+    pub(crate) fn step(
+        &mut self,
+        field: Field<'_>,
+        rng: &mut impl Rng,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Option<Decree> {
+        if self.retry.is_none_or(|at| at <= now) {
+            self.propose(field, rng, out, now);
+        }
+        self.close_preparing(field, rng, out, now)
+    }
+
+    /// A proposer asks for our promise; the answer.
+    pub(crate) fn handle_prepare(&mut self, ballot: Ballot) -> Message {
+        self.note(ballot);
+        match self.acceptor.promise(ballot) {
+            Ok(accepted) => Message::Promise { ballot, accepted },
+            Err(promised) => Message::Outbid { ballot, promised },
+        }
+    }
+
+    /// A proposer asks us to accept its decree; the answer.
+    pub(crate) fn handle_accept(&mut self, ballot: Ballot, decree: &Decree) -> Message {
+        self.note(ballot);
+        match self.acceptor.accept(ballot, decree) {
+            Ok(()) => Message::Accepted { ballot },
+            Err(promised) => Message::Outbid { ballot, promised },
+        }
+    }
+
+    /// A peer promised; call [`Self::step`] afterwards.
+    pub(crate) fn handle_promise(
+        &mut self,
+        from: PeerName,
+        ballot: Ballot,
+        accepted: Option<(Ballot, Decree)>,
+    ) {
+        let Some(proposal) = self.proposal.as_mut().filter(|p| p.ballot == ballot) else {
+            return;
+        };
+        match &mut proposal.phase {
+            Phase::Preparing { promises, .. } => {
+                promises.insert(from, accepted);
+            }
+            Phase::Accepting { .. } => {}
+        }
+    }
+
+    /// A peer accepted our decree; the decree if it is chosen by that.
+    pub(crate) fn handle_accepted(
+        &mut self,
+        from: PeerName,
+        ballot: Ballot,
+        quorum: usize,
+    ) -> Option<Decree> {
+        let proposal = self.proposal.as_mut().filter(|p| p.ballot == ballot)?;
+        match &mut proposal.phase {
+            Phase::Preparing { .. } => None,
+            Phase::Accepting { decree, accepted } => {
+                accepted.insert(from);
+                (accepted.len() >= quorum).then(|| decree.clone())
+            }
+        }
+    }
+
+    /// A peer had promised a higher ballot: we give this attempt up and try again later.
+    pub(crate) fn handle_outbid(&mut self, ballot: Ballot, promised: Ballot) {
+        self.note(promised);
+        if self.proposal.as_ref().is_some_and(|p| p.ballot == ballot) {
+            self.proposal = None;
+        }
+    }
+
+    fn note(&mut self, ballot: Ballot) {
+        self.highest_round = self.highest_round.max(ballot.round);
+    }
+
+    fn propose(&mut self, field: Field<'_>, rng: &mut impl Rng, out: &mut Outbox, now: Instant) {
+        self.retry = Some(now + self.pause(rng));
+        self.attempts = self.attempts.saturating_add(1);
+        self.highest_round = self.highest_round.saturating_add(1);
+        let ballot = Ballot {
+            round: self.highest_round,
+            proposer: field.us,
+        };
+        let Ok(accepted) = self.acceptor.promise(ballot) else {
+            return; // only with the rounds used up
+        };
+        self.proposal = Some(Proposal {
+            ballot,
+            phase: Phase::Preparing {
+                promises: BTreeMap::from([(field.us, accepted)]),
+                grace: Some(now + GRACE),
+            },
+        });
+        let prepare = |peer: &PeerName| (*peer, Message::Prepare { ballot });
+        out.extend(field.reachable.iter().map(prepare));
+    }
+
+    /// Half to all of a pause that doubles with each attempt, so that two proposers do not outbid
+    /// each other for ever.
+    fn pause(&self, rng: &mut impl Rng) -> Duration {
+        let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
+        let full = FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY);
+        let half = full / 2;
+        half + half.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
+    }
+
+    /// Goes from promises to a decree: with a quorum, and everybody asked or the wait over.
+    fn close_preparing(
+        &mut self,
+        field: Field<'_>,
+        rng: &mut impl Rng,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Option<Decree> {
+        let proposal = self.proposal.as_mut()?;
+        let (promises, grace) = match &mut proposal.phase {
+            Phase::Preparing { promises, grace } => (promises, grace),
+            Phase::Accepting { .. } => return None,
+        };
+        *grace = grace.filter(|at| *at > now);
+        let mut asked = field.reachable.difference(&self.abstained);
+        let all = asked.all(|peer| promises.contains_key(peer));
+        if promises.len() < field.quorum || !(all || grace.is_none()) {
+            return None;
+        }
+        let before = promises
+            .values()
+            .flatten()
+            .max_by_key(|(ballot, _)| *ballot);
+        let decree = before.map(|(_, decree)| decree.clone()).unwrap_or_else(|| {
+            let bits = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+            let founders = promises.keys().copied().collect();
+            Decree { bits, founders }
+        });
+        let ballot = proposal.ballot;
+        let ours = self.acceptor.accept(ballot, &decree).is_ok();
+        let accepted: BTreeSet<_> = ours.then_some(field.us).into_iter().collect();
+        let chosen = accepted.len() >= field.quorum;
+        for peer in field.reachable {
+            let decree = decree.clone();
+            out.push((*peer, Message::Accept { ballot, decree }));
+        }
+        proposal.phase = Phase::Accepting {
+            decree: decree.clone(),
+            accepted,
+        };
+        chosen.then_some(decree)
+    }
+}

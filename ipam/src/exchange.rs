@@ -1,0 +1,229 @@
+//! Messages of other allocators, and what each does here.
+//!
+//! Invariants: a message that is malformed changes nothing; one about a ring that is not ours is
+//! answered with our ring and does nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use weft_wire::{Malformed, PeerName};
+
+use crate::addr::{Addr, Cidr, Span};
+use crate::allocator::Allocator;
+use crate::digest::Digest;
+use crate::event::Event;
+use crate::message::{Denial, Message};
+use crate::ring::{GrantError, MAX_ENTRIES, Ring, RingId};
+use crate::space::Hold;
+
+impl Allocator {
+    /// Does what a message asks for.
+    ///
+    /// # Errors
+    /// The rings together would be larger than a ring may be.
+    pub(crate) fn dispatch(
+        &mut self,
+        from: PeerName,
+        message: Message,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        match message {
+            Message::Sync { nonce, digest } => self.handle_sync(from, nonce, digest),
+            Message::Same { nonce } => self.sync.handle_answer(from, nonce),
+            Message::Ring { nonce, ring } => self.handle_ring(from, nonce, ring, now)?,
+            Message::Space { ring, subnet } => self.handle_space(from, ring, subnet, now),
+            Message::NoSpace { ring, subnet, why } => {
+                if self.has_ring(ring) {
+                    self.note_denial(why);
+                    self.asks.handle_no_space(from, subnet, now);
+                }
+            }
+            Message::Claim { ring, addrs } => self.handle_claim(from, ring, &addrs, now),
+            Message::Taken { ring, addrs, why } => self.handle_taken(from, ring, &addrs, why),
+            Message::Adopted { ring } => self.handle_adopted(from, ring),
+            Message::Settled { ring } => {
+                if self.has_ring(ring) {
+                    self.settling.companions.remove(&from);
+                }
+            }
+            Message::Start => self.handle_start(from),
+            Message::Prepare { ballot } => self.handle_prepare(from, ballot, now),
+            Message::Promise { ballot, accepted } => {
+                self.election.handle_promise(from, ballot, accepted);
+            }
+            Message::Accept { ballot, decree } => self.handle_accept(from, ballot, &decree, now),
+            Message::Accepted { ballot } => self.handle_accepted(from, ballot, now),
+            Message::Outbid { ballot, promised } => self.election.handle_outbid(ballot, promised),
+            Message::Abstain => self.election.handle_abstain(from),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_ring(&self, id: RingId) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.id() == id)
+    }
+
+    fn handle_sync(&mut self, from: PeerName, nonce: u32, digest: Digest) {
+        if digest == self.digest {
+            self.send(from, &Message::Same { nonce });
+        } else {
+            self.send_ring(from, nonce);
+        }
+    }
+
+    fn handle_ring(
+        &mut self,
+        from: PeerName,
+        nonce: u32,
+        theirs: Option<Ring>,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        match (self.ring.clone(), theirs) {
+            // It has no ring, so none of its containers has an address of the pool.
+            (ours, None) => {
+                self.sync.handle_answer(from, nonce);
+                if ours.is_some() {
+                    self.send_ring(from, 0);
+                }
+            }
+            (None, Some(theirs)) => {
+                self.set_ring(theirs, now);
+                self.sync.handle_answer(from, nonce);
+            }
+            (Some(ours), Some(theirs)) if ours.id() == theirs.id() => {
+                self.merge_ring(from, ours, &theirs, now)?;
+                self.sync.handle_answer(from, nonce);
+            }
+            (Some(ours), Some(theirs)) if theirs.id() < ours.id() => {
+                self.adopt_ring(&ours, theirs, now);
+                self.sync.handle_answer(from, nonce);
+            }
+            // Ours survives; its barrier stays closed until it says the same.
+            (Some(_), Some(_)) => {
+                self.send_ring(from, 0);
+                self.sync.hurry(from, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_ring(
+        &mut self,
+        from: PeerName,
+        mut ours: Ring,
+        theirs: &Ring,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        ours.merge(theirs);
+        let value = ours.entries().len();
+        if value > MAX_ENTRIES {
+            return Err(Malformed::TooLong {
+                what: "merged ring",
+                value,
+                limit: MAX_ENTRIES,
+            });
+        }
+        let digest = ours.digest();
+        if digest == self.digest {
+            self.ring = Some(ours); // advice only
+        } else {
+            self.set_ring(ours, now);
+        }
+        if digest != theirs.digest() {
+            self.send_ring(from, 0);
+        }
+        Ok(())
+    }
+
+    /// A peer has no address left in a subnet.
+    fn handle_space(&mut self, from: PeerName, id: RingId, subnet: Cidr, now: Instant) {
+        if !self.has_ring(id) {
+            return self.send_ring(from, 0);
+        }
+        let us = self.config.us;
+        let Some(mut ring) = self.ring.clone() else {
+            return;
+        };
+        let spare = self.space.spare(&ring.owned_by(us), subnet);
+        let why = match spare.map(|span| ring.grant(span, us, from)) {
+            Some(Ok(())) => {
+                self.set_ring(ring, now);
+                return self.send_ring(from, 0);
+            }
+            Some(Err(GrantError::Full)) => Denial::RingFull,
+            Some(Err(GrantError::NotOwned)) | None => Denial::InUse,
+        };
+        // Our ring too, so that it knows how little we have.
+        self.send_ring(from, 0);
+        let ring = id;
+        self.send(from, &Message::NoSpace { ring, subnet, why });
+    }
+
+    /// A peer wants these very addresses: for a container that holds or asks for them.
+    fn handle_claim(&mut self, from: PeerName, id: RingId, addrs: &[Addr], now: Instant) {
+        if !self.has_ring(id) {
+            return self.send_ring(from, 0);
+        }
+        let us = self.config.us;
+        let Some(mut ring) = self.ring.clone() else {
+            return;
+        };
+        let mut taken: BTreeMap<u8, (Denial, Vec<Addr>)> = BTreeMap::new();
+        let mut keep = |addr, why: Denial| {
+            let (_, addrs) = taken.entry(why as u8).or_insert((why, Vec::new()));
+            addrs.push(addr);
+        };
+        let mut tell_ring = false;
+        for addr in addrs {
+            if ring.owner_of(*addr) != Some(us) {
+                tell_ring = true; // it does not know the owner
+            } else if self.space.holder(*addr).is_some() {
+                keep(*addr, Denial::InUse);
+            } else if self.space.is_reserved(*addr) {
+                keep(*addr, Denial::Reserved);
+            } else if ring.grant(Span::one(*addr), us, from).is_ok() {
+                tell_ring = true;
+            } else {
+                keep(*addr, Denial::RingFull);
+            }
+        }
+        if self.ring.as_ref() != Some(&ring) {
+            self.set_ring(ring, now);
+        }
+        if tell_ring {
+            self.send_ring(from, 0);
+        }
+        for (why, addrs) in taken.into_values() {
+            let ring = id;
+            self.send(from, &Message::Taken { ring, addrs, why });
+        }
+    }
+
+    /// The owner keeps addresses we claimed: containers that hold them lose them.
+    fn handle_taken(&mut self, from: PeerName, id: RingId, addrs: &[Addr], why: Denial) {
+        if !self.has_ring(id) {
+            return;
+        }
+        for addr in addrs {
+            let owner = self.ring.as_ref().and_then(|ring| ring.owner_of(*addr));
+            if owner != Some(from) {
+                continue; // it gave the address away since
+            }
+            self.deny_claims(*addr, from, why);
+            let Some(container) = self.space.holder(*addr).cloned() else {
+                continue;
+            };
+            let hold = self.space.get(&container, *addr).map(|h| h.hold);
+            if hold == Some(Hold::Unsettled) {
+                let conflict = Hold::Conflict(from);
+                self.space.set_hold(&container, *addr, conflict);
+                self.dirty();
+                self.effect(Event::Conflict {
+                    container,
+                    addr: *addr,
+                    holder: from,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! What allocators say to each other, and the bytes of it.
+//!
+//! ```text
+//!  | version (1) | pool: first address (4), prefix (1) | kind (1) | fields of that kind ... |
+//! ```
+//!
+//! Messages may be lost, repeated, reordered and delayed; none of them is the only carrier of a
+//! fact. A grant is nothing but a [`Message::Ring`] that says so. Whatever refers to a ring names
+//! it, so that a message from before two rings met does no harm after.
+
+use std::collections::BTreeSet;
+
+use weft_wire::codec::{Reader, Writer};
+use weft_wire::{Malformed, PeerName};
+
+use crate::addr::{Addr, Cidr};
+use crate::consensus::{Ballot, Decree};
+use crate::digest::Digest;
+use crate::ring::{Entry, MAX_ENTRIES, MAX_FOUNDERS, Ring, RingError, RingId, RingKind};
+
+/// The most addresses one message claims or denies.
+pub(crate) const MAX_ADDRS: usize = 4_096;
+const VERSION: u8 = 1;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// Have you the ring of this digest? Answered by `Same`, or `Ring` with the same nonce.
+    Sync { nonce: u32, digest: Digest },
+    /// We have just that ring, or neither has one.
+    Same { nonce: u32 },
+    /// Our ring; nonce 0 if it answers nothing.
+    Ring { nonce: u32, ring: Option<Ring> },
+    /// Give us space in this subnet.
+    Space { ring: RingId, subnet: Cidr },
+    /// There is none to give in that subnet.
+    NoSpace {
+        ring: RingId,
+        subnet: Cidr,
+        why: Denial,
+    },
+    /// Give us exactly these addresses; our containers hold them or ask for them.
+    Claim { ring: RingId, addrs: Vec<Addr> },
+    /// These we keep.
+    Taken {
+        ring: RingId,
+        addrs: Vec<Addr>,
+        why: Denial,
+    },
+    /// We gave our ring up for this one: tell us when you did, and have settled your addresses.
+    Adopted { ring: RingId },
+    /// We have that ring, and none of our addresses is unsettled.
+    Settled { ring: RingId },
+    /// We need a ring and may not found one: please do.
+    Start,
+    /// Promise to accept nothing below this ballot.
+    Prepare { ballot: Ballot },
+    /// Promised; and what was accepted before.
+    Promise {
+        ballot: Ballot,
+        accepted: Option<(Ballot, Decree)>,
+    },
+    /// Accept this decree.
+    Accept { ballot: Ballot, decree: Decree },
+    /// Accepted.
+    Accepted { ballot: Ballot },
+    /// A higher ballot stands against yours.
+    Outbid { ballot: Ballot, promised: Ballot },
+    /// We do not vote.
+    Abstain,
+}
+
+/// Why a peer keeps what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// It has nothing free, or uses the address itself.
+    InUse,
+    /// The address is set aside on every peer.
+    Reserved,
+    /// The ring is cut into as many ranges as it may have.
+    RingFull,
+}
+
+impl Message {
+    pub(crate) fn emit(&self, pool: Cidr) -> Vec<u8> {
+        let mut w = Writer::new();
+        write_cidr(w.u8(VERSION), pool);
+        w.u8(self.kind());
+        match self {
+            Self::Sync { nonce, digest } => {
+                w.u32(*nonce).raw(&digest.to_bytes());
+            }
+            Self::Same { nonce } => {
+                w.u32(*nonce);
+            }
+            Self::Ring { nonce, ring } => {
+                w.u32(*nonce).bool(ring.is_some());
+                if let Some(ring) = ring {
+                    let entries = ring.entries().iter().map(|(t, e)| (*t, *e));
+                    write_ring(&mut w, ring.id(), ring.founders(), entries);
+                }
+            }
+            Self::Space { ring, subnet } => write_cidr(write_id(&mut w, *ring), *subnet),
+            Self::NoSpace { ring, subnet, why } => {
+                write_cidr(write_id(&mut w, *ring), *subnet);
+                w.u8(why.code());
+            }
+            Self::Claim { ring, addrs } => write_addrs(write_id(&mut w, *ring), addrs),
+            Self::Taken { ring, addrs, why } => {
+                write_addrs(write_id(&mut w, *ring), addrs);
+                w.u8(why.code());
+            }
+            Self::Adopted { ring } | Self::Settled { ring } => {
+                write_id(&mut w, *ring);
+            }
+            Self::Start | Self::Abstain => {}
+            Self::Prepare { ballot } | Self::Accepted { ballot } => write_ballot(&mut w, *ballot),
+            Self::Promise { ballot, accepted } => {
+                write_ballot(&mut w, *ballot);
+                write_accepted(&mut w, accepted.as_ref());
+            }
+            Self::Accept { ballot, decree } => {
+                write_ballot(&mut w, *ballot);
+                write_decree(&mut w, decree);
+            }
+            Self::Outbid { ballot, promised } => {
+                write_ballot(&mut w, *ballot);
+                write_ballot(&mut w, *promised);
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Reads a message about our pool.
+    ///
+    /// # Errors
+    /// It is cut short, about another pool, of an unknown kind, or holds what cannot be.
+    pub(crate) fn parse(bytes: &[u8], pool: Cidr) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let version = r.u8("address message version")?;
+        if version != VERSION {
+            return Err(unknown("address message version", version.into()));
+        }
+        let theirs = read_cidr(&mut r, "address pool")?;
+        if theirs != pool {
+            return Err(unknown("address pool", theirs.first().to_bits().into()));
+        }
+        let kind = r.u8("address message kind")?;
+        let message = Self::read(kind, &mut r, pool)?;
+        r.finish("address message")?;
+        Ok(message)
+    }
+
+    fn read(kind: u8, r: &mut Reader<'_>, pool: Cidr) -> Result<Self, Malformed> {
+        Ok(match kind {
+            SYNC => Self::Sync {
+                nonce: r.u32("nonce")?,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+            },
+            SAME => Self::Same {
+                nonce: r.u32("nonce")?,
+            },
+            RING => Self::Ring {
+                nonce: r.u32("nonce")?,
+                ring: match r.bool("ring flag")? {
+                    true => Some(read_ring(r, pool)?),
+                    false => None,
+                },
+            },
+            SPACE => Self::Space {
+                ring: read_id(r)?,
+                subnet: read_cidr(r, "subnet")?,
+            },
+            NO_SPACE => Self::NoSpace {
+                ring: read_id(r)?,
+                subnet: read_cidr(r, "subnet")?,
+                why: Denial::read(r)?,
+            },
+            CLAIM => Self::Claim {
+                ring: read_id(r)?,
+                addrs: read_addrs(r)?,
+            },
+            TAKEN => Self::Taken {
+                ring: read_id(r)?,
+                addrs: read_addrs(r)?,
+                why: Denial::read(r)?,
+            },
+            ADOPTED => Self::Adopted { ring: read_id(r)? },
+            SETTLED => Self::Settled { ring: read_id(r)? },
+            START => Self::Start,
+            ABSTAIN => Self::Abstain,
+            other => Self::read_vote(other, r)?,
+        })
+    }
+
+    fn read_vote(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            PREPARE => Self::Prepare {
+                ballot: read_ballot(r)?,
+            },
+            PROMISE => Self::Promise {
+                ballot: read_ballot(r)?,
+                accepted: read_accepted(r)?,
+            },
+            ACCEPT => Self::Accept {
+                ballot: read_ballot(r)?,
+                decree: read_decree(r)?,
+            },
+            ACCEPTED => Self::Accepted {
+                ballot: read_ballot(r)?,
+            },
+            OUTBID => Self::Outbid {
+                ballot: read_ballot(r)?,
+                promised: read_ballot(r)?,
+            },
+            other => return Err(unknown("address message kind", other.into())),
+        })
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Sync { .. } => SYNC,
+            Self::Same { .. } => SAME,
+            Self::Ring { .. } => RING,
+            Self::Space { .. } => SPACE,
+            Self::NoSpace { .. } => NO_SPACE,
+            Self::Claim { .. } => CLAIM,
+            Self::Taken { .. } => TAKEN,
+            Self::Adopted { .. } => ADOPTED,
+            Self::Settled { .. } => SETTLED,
+            Self::Start => START,
+            Self::Prepare { .. } => PREPARE,
+            Self::Promise { .. } => PROMISE,
+            Self::Accept { .. } => ACCEPT,
+            Self::Accepted { .. } => ACCEPTED,
+            Self::Outbid { .. } => OUTBID,
+            Self::Abstain => ABSTAIN,
+        }
+    }
+}
+
+impl Denial {
+    const ALL: [Self; 3] = [Self::InUse, Self::Reserved, Self::RingFull];
+
+    const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let code = r.u8("reason of denial")?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|denial| denial.code() == code)
+            .ok_or_else(|| unknown("reason of denial", code.into()))
+    }
+}
+
+pub(crate) fn write_cidr(w: &mut Writer, cidr: Cidr) {
+    w.u32(cidr.first().to_bits()).u8(cidr.prefix());
+}
+
+pub(crate) fn read_cidr(r: &mut Reader<'_>, what: &'static str) -> Result<Cidr, Malformed> {
+    let first = Addr::from_bits(r.u32(what)?);
+    let prefix = r.u8(what)?;
+    Cidr::new(first, prefix).map_err(|_| unknown(what, prefix.into()))
+}
+
+pub(crate) fn write_ring(
+    w: &mut Writer,
+    id: RingId,
+    founders: &[PeerName],
+    entries: impl ExactSizeIterator<Item = (Addr, Entry)>,
+) {
+    write_peers(write_id(w, id), founders.iter());
+    w.u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+    for (token, entry) in entries {
+        w.u32(token.to_bits()).u32(entry.version).peer(entry.owner);
+        w.u32(entry.stamp).u32(entry.free);
+    }
+}
+
+pub(crate) fn read_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malformed> {
+    let id = read_id(r)?;
+    let founders = read_peers(r)?;
+    let count = bounded(r.u32("ring size")?, MAX_ENTRIES, "ring")?;
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let token = Addr::from_bits(r.u32("token")?);
+        let entry = Entry {
+            version: r.u32("ring entry version")?,
+            owner: r.peer("ring entry owner")?,
+            stamp: r.u32("ring entry stamp")?,
+            free: r.u32("ring entry free count")?,
+        };
+        entries.push((token, entry));
+    }
+    Ring::from_parts(pool, id, founders, &entries).map_err(|error| match error {
+        RingError::Start => unknown("first token of the ring", 0),
+        RingError::Outside(token) => unknown("token outside of the pool", token.to_bits().into()),
+        RingError::Order(token) => unknown("token out of order", token.to_bits().into()),
+        RingError::TooMany | RingError::Founders => unknown("founders of the ring", 0),
+    })
+}
+
+pub(crate) fn write_accepted(w: &mut Writer, accepted: Option<&(Ballot, Decree)>) {
+    w.bool(accepted.is_some());
+    if let Some((ballot, decree)) = accepted {
+        write_ballot(w, *ballot);
+        write_decree(w, decree);
+    }
+}
+
+pub(crate) fn read_accepted(r: &mut Reader<'_>) -> Result<Option<(Ballot, Decree)>, Malformed> {
+    Ok(match r.bool("accepted flag")? {
+        true => Some((read_ballot(r)?, read_decree(r)?)),
+        false => None,
+    })
+}
+
+pub(crate) fn write_ballot(w: &mut Writer, ballot: Ballot) {
+    w.u64(ballot.round).peer(ballot.proposer);
+}
+
+pub(crate) fn read_ballot(r: &mut Reader<'_>) -> Result<Ballot, Malformed> {
+    Ok(Ballot {
+        round: r.u64("ballot")?,
+        proposer: r.peer("ballot")?,
+    })
+}
+
+fn write_decree(w: &mut Writer, decree: &Decree) {
+    write_peers(w.u128(decree.bits), decree.founders.iter());
+}
+
+fn read_decree(r: &mut Reader<'_>) -> Result<Decree, Malformed> {
+    let bits = r.u128("decree")?;
+    let founders: BTreeSet<_> = read_peers(r)?.into_iter().collect();
+    if founders.is_empty() {
+        return Err(unknown("founders of the decree", 0));
+    }
+    Ok(Decree { bits, founders })
+}
+
+fn write_id(w: &mut Writer, id: RingId) -> &mut Writer {
+    let kind = match id.kind {
+        RingKind::Seed => 1,
+        RingKind::Consensus => 2,
+        RingKind::Lone => 3,
+    };
+    w.u8(kind).u128(id.bits)
+}
+
+fn read_id(r: &mut Reader<'_>) -> Result<RingId, Malformed> {
+    let kind = match r.u8("kind of ring")? {
+        1 => RingKind::Seed,
+        2 => RingKind::Consensus,
+        3 => RingKind::Lone,
+        other => return Err(unknown("kind of ring", other.into())),
+    };
+    let bits = r.u128("ring id")?;
+    Ok(RingId { kind, bits })
+}
+
+fn write_peers<'a>(w: &mut Writer, peers: impl ExactSizeIterator<Item = &'a PeerName>) {
+    w.u32(u32::try_from(peers.len()).unwrap_or(u32::MAX));
+    for peer in peers {
+        w.peer(*peer);
+    }
+}
+
+fn read_peers(r: &mut Reader<'_>) -> Result<Vec<PeerName>, Malformed> {
+    let count = bounded(r.u32("number of founders")?, MAX_FOUNDERS, "founders")?;
+    (0..count).map(|_| r.peer("founder")).collect()
+}
+
+fn write_addrs(w: &mut Writer, addrs: &[Addr]) {
+    w.u32(u32::try_from(addrs.len()).unwrap_or(u32::MAX));
+    for addr in addrs {
+        w.u32(addr.to_bits());
+    }
+}
+
+fn read_addrs(r: &mut Reader<'_>) -> Result<Vec<Addr>, Malformed> {
+    let count = bounded(r.u32("number of addresses")?, MAX_ADDRS, "address list")?;
+    (0..count)
+        .map(|_| r.u32("address").map(Addr::from_bits))
+        .collect()
+}
+
+pub(crate) fn bounded(value: u32, limit: usize, what: &'static str) -> Result<usize, Malformed> {
+    let value = usize::try_from(value).unwrap_or(usize::MAX);
+    if value > limit {
+        return Err(Malformed::TooLong { what, value, limit });
+    }
+    Ok(value)
+}
+
+pub(crate) const fn unknown(what: &'static str, value: u64) -> Malformed {
+    Malformed::Unknown { what, value }
+}
+
+const SYNC: u8 = 1;
+const SAME: u8 = 2;
+const RING: u8 = 3;
+const SPACE: u8 = 4;
+const NO_SPACE: u8 = 5;
+const CLAIM: u8 = 6;
+const TAKEN: u8 = 7;
+const ADOPTED: u8 = 8;
+const SETTLED: u8 = 9;
+const START: u8 = 10;
+const PREPARE: u8 = 11;
+const PROMISE: u8 = 12;
+const ACCEPT: u8 = 13;
+const ACCEPTED: u8 = 14;
+const OUTBID: u8 = 15;
+const ABSTAIN: u8 = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pool() -> Cidr {
+        "10.32.0.0/12".parse().unwrap()
+    }
+
+    fn peer(n: u8) -> PeerName {
+        PeerName::from_bytes([2, 0, 0, 0, 0, n])
+    }
+
+    fn ring() -> Ring {
+        Ring::seeded(pool(), &BTreeSet::from([peer(1), peer(2), peer(3)]))
+    }
+
+    fn samples() -> Vec<Message> {
+        let ring_id = ring().id();
+        let ballot = Ballot {
+            round: 7,
+            proposer: peer(1),
+        };
+        let decree = Decree {
+            bits: 5,
+            founders: BTreeSet::from([peer(1), peer(9)]),
+        };
+        let subnet = "10.40.0.0/16".parse().unwrap();
+        let addrs = vec![Addr::from_bits(1), Addr::from_bits(u32::MAX)];
+        let digest = ring().digest();
+        vec![
+            Message::Sync { nonce: 3, digest },
+            Message::Same { nonce: u32::MAX },
+            Message::Ring {
+                nonce: 0,
+                ring: None,
+            },
+            Message::Ring {
+                nonce: 1,
+                ring: Some(ring()),
+            },
+            Message::Space {
+                ring: ring_id,
+                subnet,
+            },
+            Message::NoSpace {
+                ring: ring_id,
+                subnet,
+                why: Denial::InUse,
+            },
+            Message::Claim {
+                ring: ring_id,
+                addrs: addrs.clone(),
+            },
+            Message::Taken {
+                ring: ring_id,
+                addrs,
+                why: Denial::RingFull,
+            },
+            Message::Adopted { ring: ring_id },
+            Message::Settled { ring: ring_id },
+            Message::Start,
+            Message::Prepare { ballot },
+            Message::Promise {
+                ballot,
+                accepted: None,
+            },
+            Message::Promise {
+                ballot,
+                accepted: Some((ballot, decree.clone())),
+            },
+            Message::Accept { ballot, decree },
+            Message::Accepted { ballot },
+            Message::Outbid {
+                ballot,
+                promised: ballot,
+            },
+            Message::Abstain,
+        ]
+    }
+
+    #[test]
+    fn every_message_is_read_back() {
+        for message in samples() {
+            let bytes = message.emit(pool());
+            assert_eq!(Message::parse(&bytes, pool()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn every_message_cut_short_or_too_long_is_refused() {
+        for message in samples() {
+            let mut bytes = message.emit(pool());
+            for len in 0..bytes.len() {
+                assert!(
+                    Message::parse(&bytes[..len], pool()).is_err(),
+                    "{message:?}"
+                );
+            }
+            bytes.push(0);
+            assert!(Message::parse(&bytes, pool()).is_err(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_about_another_pool_is_refused() {
+        let bytes = Message::Start.emit("10.0.0.0/8".parse().unwrap());
+        assert!(Message::parse(&bytes, pool()).is_err());
+    }
+
+    #[test]
+    fn a_ring_that_cannot_be_is_refused() {
+        let bytes = Message::Ring {
+            nonce: 0,
+            ring: Some(ring()),
+        }
+        .emit(pool());
+        let token = 7 + 4 + 1 + 17 + 4 + 3 * 6 + 4;
+        let mut moved = bytes.clone();
+        moved[token] ^= 1;
+        assert!(Message::parse(&moved, pool()).is_err());
+        let mut huge = bytes;
+        huge[token - 4] = 0xff;
+        assert!(matches!(
+            Message::parse(&huge, pool()),
+            Err(Malformed::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn the_largest_ring_fits_a_control_message() {
+        let largest = 100 + MAX_FOUNDERS * 6 + MAX_ENTRIES * 22;
+        assert!(largest < weft_wire::control::MAX_CONTROL);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_without_panic(bytes: Vec<u8>) {
+            let mut whole = Vec::new();
+            let _ = Message::parse(&bytes, pool());
+            for kind in 0..20 {
+                whole.clear();
+                whole.extend([VERSION, 10, 32, 0, 0, 12, kind]);
+                whole.extend(&bytes);
+                let _ = Message::parse(&whole, pool());
+            }
+        }
+
+        #[test]
+        fn a_message_with_a_byte_changed_parses_without_panic(
+            which in 0..18_usize, at: prop::sample::Index, with: u8,
+        ) {
+            let mut bytes = samples()[which].emit(pool());
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            if let Ok(message) = Message::parse(&bytes, pool()) {
+                let again = message.emit(pool());
+                prop_assert_eq!(Message::parse(&again, pool()), Ok(message));
+            }
+        }
+    }
+}

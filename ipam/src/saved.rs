@@ -1,0 +1,409 @@
+//! What an allocator must find again after a restart, and the bytes of it.
+//!
+//! ```text
+//!  | "WRNG" | format (1) | us (6) | pool (5) | ring flag (1), ring | allocations | acceptor | check (16) |
+//! ```
+//!
+//! The check is a hash of all before it, so that a file with a hole in it is not taken for a small
+//! ring. Invariant: `parse(emit(x)) == x`, and nothing of a damaged state is used.
+
+use std::time::Instant;
+
+use thiserror::Error;
+use weft_wire::codec::{Reader, Writer};
+use weft_wire::{Malformed, PeerName};
+
+use crate::addr::{Addr, Cidr};
+use crate::allocator::Allocator;
+use crate::birth::Init;
+use crate::consensus::{Acceptor, Election};
+use crate::digest::Fnv;
+use crate::event::{Config, Event};
+use crate::message::{
+    read_accepted, read_ballot, read_cidr, read_ring, unknown, write_accepted, write_ballot,
+    write_cidr, write_ring,
+};
+use crate::ring::{Entry, Ring, RingError, RingId};
+use crate::space::{ContainerId, Hold, Holding};
+
+const MAGIC: [u8; 4] = *b"WRNG";
+const FORMAT: u8 = 1;
+const CHECK_LEN: usize = 16;
+
+/// The whole state of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Whose state it is.
+    pub us: PeerName,
+    /// Of which pool.
+    pub pool: Cidr,
+    /// The ring as we last knew it, if there was one.
+    pub ring: Option<SavedRing>,
+    /// Who holds which address on this host.
+    pub allocations: Vec<Allocation>,
+    /// What we promised while founders were being agreed upon.
+    pub acceptor: Acceptor,
+}
+
+/// A ring in plain parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedRing {
+    /// Which ring it is.
+    pub id: RingId,
+    /// Who got a part of the pool at its birth, in order.
+    pub founders: Vec<PeerName>,
+    /// The tokens, in order, and what is said of the ranges they start.
+    pub entries: Vec<(Addr, Entry)>,
+}
+
+/// One address in the hands of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    /// Who holds it.
+    pub container: ContainerId,
+    /// The address.
+    pub addr: Addr,
+    /// Prefix length of the subnet it was asked for in, 0 to 32.
+    pub prefix: u8,
+    /// The peer whose address it really is, if the container lost it.
+    pub conflict: Option<PeerName>,
+}
+
+/// A state that cannot be used, or a configuration that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LoadError {
+    /// The state is about another pool.
+    #[error(
+        "the saved ring is for the range {saved}, not {pool}: start with that range, or reset first"
+    )]
+    OtherPool {
+        /// The pool in the state.
+        saved: Cidr,
+        /// The pool asked for.
+        pool: Cidr,
+    },
+    /// The state is another peer's.
+    #[error("the saved ring is of peer {saved}, not {us}: start under that name, or reset first")]
+    OtherPeer {
+        /// The peer in the state.
+        saved: PeerName,
+        /// The peer we are.
+        us: PeerName,
+    },
+    /// The ring in the state is none.
+    #[error("the saved ring is damaged: put back a good copy of it, or reset")]
+    Ring(#[from] RingError),
+    /// An allocation in the state cannot be.
+    #[error(
+        "the saved allocation of {addr} is damaged or there twice: put back a good copy of the state, or reset"
+    )]
+    Allocation {
+        /// Its address.
+        addr: Addr,
+    },
+    /// The pool is too small to allocate from.
+    #[error(
+        "invalid range - smaller than minimum size {}: {pool}",
+        Cidr::MIN_SUBNET
+    )]
+    PoolTooSmall {
+        /// The pool.
+        pool: Cidr,
+    },
+    /// Seeds were to found the ring, and there are none.
+    #[error("seed mode requires peer name list")]
+    NoSeeds,
+    /// The default subnet cannot be allocated from.
+    #[error(
+        "the default subnet {subnet} has no address in the range {pool}, or fewer than {}",
+        Cidr::MIN_SUBNET
+    )]
+    DefaultSubnet {
+        /// The subnet.
+        subnet: Cidr,
+        /// The pool.
+        pool: Cidr,
+    },
+}
+
+impl SavedRing {
+    pub(crate) fn from_ring(ring: &Ring) -> Self {
+        let entries = ring.entries().iter();
+        Self {
+            id: ring.id(),
+            founders: ring.founders().to_vec(),
+            entries: entries.map(|(token, entry)| (*token, *entry)).collect(),
+        }
+    }
+
+    pub(crate) fn into_ring(self, pool: Cidr) -> Result<Ring, RingError> {
+        Ring::from_parts(pool, self.id, self.founders, &self.entries)
+    }
+}
+
+impl Saved {
+    /// The state's bytes.
+    pub fn emit(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.raw(&MAGIC).u8(FORMAT).peer(self.us);
+        write_cidr(&mut w, self.pool);
+        w.bool(self.ring.is_some());
+        if let Some(ring) = &self.ring {
+            let entries = ring.entries.iter().copied();
+            write_ring(&mut w, ring.id, &ring.founders, entries);
+        }
+        w.u32(u32::try_from(self.allocations.len()).unwrap_or(u32::MAX));
+        for allocation in &self.allocations {
+            w.text(allocation.container.as_str());
+            w.u32(allocation.addr.to_bits()).u8(allocation.prefix);
+            w.bool(allocation.conflict.is_some());
+            if let Some(peer) = allocation.conflict {
+                w.peer(peer);
+            }
+        }
+        w.bool(self.acceptor.promised.is_some());
+        if let Some(ballot) = self.acceptor.promised {
+            write_ballot(&mut w, ballot);
+        }
+        write_accepted(&mut w, self.acceptor.accepted.as_ref());
+        let mut bytes = w.into_bytes();
+        let check = Fnv::new().write(&bytes).finish();
+        bytes.extend(check.to_be_bytes());
+        bytes
+    }
+
+    /// Reads a state.
+    ///
+    /// # Errors
+    /// It is cut short, changed, or of another format.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let what = "saved ring";
+        let (body, check) = bytes
+            .split_last_chunk::<CHECK_LEN>()
+            .ok_or(Malformed::Truncated { what })?;
+        if Fnv::new().write(body).finish() != u128::from_be_bytes(*check) {
+            return Err(unknown("check of the saved ring", 0));
+        }
+        let mut r = Reader::new(body);
+        if r.array::<4>(what)? != MAGIC {
+            return Err(unknown("start of the saved ring", 0));
+        }
+        let format = r.u8("format of the saved ring")?;
+        if format != FORMAT {
+            return Err(unknown("format of the saved ring", format.into()));
+        }
+        let saved = Self::read(&mut r)?;
+        r.finish(what)?;
+        Ok(saved)
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let us = r.peer("saved peer")?;
+        let pool = read_cidr(r, "saved pool")?;
+        let ring = match r.bool("saved ring flag")? {
+            true => Some(SavedRing::from_ring(&read_ring(r, pool)?)),
+            false => None,
+        };
+        let count = r.u32("number of allocations")?;
+        let mut allocations = Vec::new();
+        for _ in 0..count {
+            allocations.push(Allocation::read(r)?);
+        }
+        let promised = match r.bool("promise flag")? {
+            true => Some(read_ballot(r)?),
+            false => None,
+        };
+        let accepted = read_accepted(r)?;
+        Ok(Self {
+            us,
+            pool,
+            ring,
+            allocations,
+            acceptor: Acceptor { promised, accepted },
+        })
+    }
+}
+
+impl Allocation {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            container: ContainerId::new(r.text(ContainerId::MAX, "container id")?),
+            addr: Addr::from_bits(r.u32("allocated address")?),
+            prefix: r.u8("allocated prefix")?,
+            conflict: match r.bool("conflict flag")? {
+                true => Some(r.peer("conflicting peer")?),
+                false => None,
+            },
+        })
+    }
+}
+
+impl Allocator {
+    /// All that must be found again, as it is at this moment.
+    pub(crate) fn saved(&self) -> Saved {
+        let allocations = self.space.iter().map(|(container, addr, holding)| {
+            let conflict = match holding.hold {
+                Hold::Settled | Hold::Unsettled => None,
+                Hold::Conflict(peer) => Some(peer),
+            };
+            Allocation {
+                container: container.clone(),
+                addr,
+                prefix: holding.prefix,
+                conflict,
+            }
+        });
+        Saved {
+            us: self.config.us,
+            pool: self.config.pool,
+            ring: self.ring.as_ref().map(SavedRing::from_ring),
+            allocations: allocations.collect(),
+            acceptor: self.election.acceptor().clone(),
+        }
+    }
+
+    /// Puts a saved state in place of ours, which is new.
+    pub(crate) fn load(&mut self, saved: Saved, now: Instant) -> Result<(), LoadError> {
+        let (us, pool) = (self.config.us, self.config.pool);
+        if saved.us != us {
+            let saved = saved.us;
+            return Err(LoadError::OtherPeer { saved, us });
+        }
+        if saved.pool != pool {
+            let saved = saved.pool;
+            return Err(LoadError::OtherPool { saved, pool });
+        }
+        for allocation in saved.allocations {
+            self.load_allocation(allocation)?;
+        }
+        self.election = Election::new(saved.acceptor);
+        if let Some(ring) = saved.ring {
+            let ring = ring.into_ring(pool)?;
+            self.digest = ring.digest();
+            self.ring = Some(ring);
+            self.review_holdings(now);
+            self.effect(Event::Announce(self.digest));
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn load_allocation(&mut self, allocation: Allocation) -> Result<(), LoadError> {
+        let Allocation {
+            container,
+            addr,
+            prefix,
+            conflict,
+        } = allocation;
+        let twice = self.space.holder(addr).is_some() || self.space.get(&container, addr).is_some();
+        if twice || Cidr::containing(addr, prefix).is_none() {
+            return Err(LoadError::Allocation { addr });
+        }
+        let hold = conflict.map_or(Hold::Settled, Hold::Conflict);
+        self.space.hold(&container, addr, Holding { prefix, hold });
+        if let Some(holder) = conflict {
+            self.effect(Event::Conflict {
+                container,
+                addr,
+                holder,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a configuration makes sense.
+pub(crate) fn check_config(config: &Config) -> Result<(), LoadError> {
+    let pool = config.pool;
+    let subnet = config.default_subnet;
+    if pool.size() < Cidr::MIN_SUBNET {
+        return Err(LoadError::PoolTooSmall { pool });
+    }
+    if subnet.size() < Cidr::MIN_SUBNET || !subnet.overlaps(pool) {
+        return Err(LoadError::DefaultSubnet { subnet, pool });
+    }
+    if matches!(&config.init, Init::Seed(names) if names.is_empty()) {
+        return Err(LoadError::NoSeeds);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::consensus::{Ballot, Decree};
+
+    fn sample() -> Saved {
+        let us = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
+        let pool = "10.32.0.0/12".parse().unwrap();
+        let ring = Ring::seeded(pool, &BTreeSet::from([us]));
+        let allocation = |name: &str, conflict| Allocation {
+            container: ContainerId::new(name),
+            addr: "10.32.0.1".parse().unwrap(),
+            prefix: 12,
+            conflict,
+        };
+        let ballot = Ballot {
+            round: 3,
+            proposer: us,
+        };
+        let decree = Decree {
+            bits: 1,
+            founders: BTreeSet::from([us]),
+        };
+        Saved {
+            us,
+            pool,
+            ring: Some(SavedRing::from_ring(&ring)),
+            allocations: vec![allocation("a", None), allocation("", Some(us))],
+            acceptor: Acceptor {
+                promised: Some(ballot),
+                accepted: Some((ballot, decree)),
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_back() {
+        let empty = Saved {
+            ring: None,
+            allocations: Vec::new(),
+            acceptor: Acceptor::default(),
+            ..sample()
+        };
+        for saved in [sample(), empty] {
+            assert_eq!(Saved::parse(&saved.emit()), Ok(saved));
+        }
+    }
+
+    #[test]
+    fn a_state_cut_short_anywhere_is_refused() {
+        let bytes = sample().emit();
+        for len in 0..bytes.len() {
+            assert!(Saved::parse(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_with_a_bit_changed_is_refused(at: prop::sample::Index, bit in 0..8_u8) {
+            let mut bytes = sample().emit();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+            prop_assert!(Saved::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_parse_without_panic(mut bytes: Vec<u8>) {
+            let _ = Saved::parse(&bytes);
+            let mut whole = MAGIC.to_vec();
+            whole.append(&mut bytes);
+            whole.extend(Fnv::new().write(&whole).finish().to_be_bytes());
+            let _ = Saved::parse(&whole);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Rings born apart that meet.
+
+use std::collections::BTreeSet;
+
+use super::cluster::{Cluster, Faults, config, name};
+use crate::{Addr, Answer, ContainerId, Init, RequestError, RingKind, State};
+
+/// Peers that each made a ring of their own, with some containers.
+fn apart(seed: u64, pool: &str, peers: usize, containers: usize) -> Cluster {
+    let pool = pool.parse().unwrap();
+    let configs = (0..peers)
+        .map(|n| config(n, pool, Init::Consensus(None), 0))
+        .collect();
+    let mut cluster = Cluster::new(seed, configs);
+    for n in 0..peers {
+        for c in 0..containers {
+            let id = cluster.allocate(n, &format!("c{n}.{c}"), None);
+            assert!(cluster.answers[&id].is_ok());
+        }
+    }
+    cluster
+}
+
+/// All addresses in use, before and after, and those that were lost, must add up.
+fn check_nothing_vanished(cluster: &Cluster, before: usize) {
+    let lost: BTreeSet<_> = cluster.conflicts.iter().map(|(n, c, ..)| (n, c)).collect();
+    assert_eq!(cluster.running.len() + lost.len(), before);
+}
+
+#[test]
+fn two_hosts_that_started_alone_keep_all_their_addresses_when_they_meet() {
+    for seed in 0..10 {
+        let mut cluster = apart(seed, "10.32.0.0/12", 2, 50);
+        cluster.link(0, 1);
+        cluster.run(5);
+        cluster.check_converged();
+        assert_eq!(cluster.conflicts, [], "seed {seed}");
+        assert_eq!(cluster.running.len(), 100);
+        assert_eq!(cluster.synced.len(), 2);
+        assert_eq!(cluster.allocator(0).status().state, State::Ready);
+        for n in 0..2 {
+            let id = cluster.allocate(n, "new", None);
+            cluster.address(id);
+        }
+    }
+}
+
+#[test]
+fn an_address_used_on_both_sides_stays_with_the_ring_that_survives() {
+    for seed in 0..10 {
+        let mut cluster = apart(seed, "10.32.0.0/28", 2, 12);
+        let both: BTreeSet<Addr> = cluster.running.values().copied().collect();
+        cluster.link(0, 1);
+        cluster.run(10);
+        cluster.check_converged();
+        assert_eq!(cluster.conflicts.len(), 24 - both.len());
+        check_nothing_vanished(&cluster, 24);
+        let losers: BTreeSet<_> = cluster.conflicts.iter().map(|(n, ..)| *n).collect();
+        assert_eq!(losers.len(), 1, "seed {seed}");
+        let loser = *losers.first().unwrap();
+        let conflicts = cluster.allocator(loser).status().conflicts;
+        assert_eq!(conflicts.len(), cluster.conflicts.len());
+        // The way out: free the address and ask for another.
+        let lost = conflicts[0].clone();
+        assert_eq!(cluster.allocator(loser).lookup(&lost.container), []);
+        let id = cluster.claim(loser, lost.container.as_str(), lost.addr);
+        assert!(matches!(
+            cluster.outcome(id),
+            Some(Err(RequestError::InUse { .. }))
+        ));
+        let now = cluster.now;
+        let freed = cluster.with(loser, |a| a.free_all(&lost.container, now));
+        assert_eq!(freed, [(lost.addr, 28)]);
+    }
+}
+
+#[test]
+fn a_conflict_is_told_again_after_a_restart() {
+    let mut cluster = apart(1, "10.32.0.0/28", 2, 12);
+    cluster.link(0, 1);
+    cluster.run(10);
+    let sorted = |cluster: &Cluster| cluster.conflicts.iter().cloned().collect::<BTreeSet<_>>();
+    let told = sorted(&cluster);
+    let loser = cluster.conflicts[0].0;
+    cluster.conflicts.clear();
+    cluster.stop(loser);
+    cluster.start_all();
+    assert_eq!(sorted(&cluster), told);
+    cluster.run(5);
+    cluster.check_converged();
+    assert_eq!(sorted(&cluster), told);
+}
+
+#[test]
+fn peers_behind_the_one_that_meets_settle_before_frames_flow() {
+    // A ring of three in a line, and one of two; their middles meet. Promise 4 is checked
+    // at each step by the cluster itself.
+    for seed in 0..30 {
+        let pool = "10.32.0.0/27".parse().unwrap();
+        let alone = |n| config(n, pool, Init::Consensus(None), 0);
+        let mut cluster = Cluster::new(seed, (0..5).map(alone).collect());
+        cluster.faults.delay = 300;
+        cluster.link(0, 1);
+        cluster.link(1, 2);
+        cluster.link(3, 4);
+        for n in 0..5 {
+            for c in 0..5 {
+                cluster.allocate(n, &format!("c{n}.{c}"), None);
+            }
+        }
+        cluster.run(30);
+        let before = cluster.running.len();
+        assert_eq!(before, 25);
+        cluster.link(1, 3);
+        cluster.run(30);
+        cluster.check_converged();
+        check_nothing_vanished(&cluster, before);
+    }
+}
+
+#[test]
+fn many_rings_meet_under_faults() {
+    for seed in 0..20 {
+        let mut cluster = apart(seed, "10.32.0.0/26", 5, 8);
+        cluster.faults = Faults {
+            loss: 100,
+            repeat: 100,
+            crash: 5,
+            delay: 400,
+        };
+        cluster.link(0, 1);
+        cluster.run(2);
+        cluster.link(2, 3);
+        cluster.run(1);
+        cluster.link(1, 2);
+        cluster.run(10);
+        cluster.link_all(&[0, 1, 2, 3, 4]);
+        cluster.run(30);
+        cluster.faults = Faults::default();
+        cluster.start_all();
+        cluster.run(30);
+        cluster.check_converged();
+        check_nothing_vanished(&cluster, 40);
+        let rings: BTreeSet<_> = (0..5).map(|n| cluster.allocator(n).status().ring).collect();
+        assert_eq!(rings.len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_seeded_ring_survives_one_born_by_agreement_and_that_one_a_lone_one() {
+    let pool = "10.32.0.0/24".parse().unwrap();
+    let configs = vec![
+        config(0, pool, Init::Consensus(None), 0),
+        config(1, pool, Init::Consensus(Some(1)), 0),
+        config(2, pool, Init::Seed(vec![name(2)]), 0),
+    ];
+    let mut cluster = Cluster::new(1, configs);
+    for n in 0..3 {
+        let id = cluster.allocate(n, "c", None);
+        cluster.address(id);
+    }
+    cluster.link(0, 1);
+    cluster.run(5);
+    let kind = |cluster: &mut Cluster, n| cluster.allocator(n).status().ring.unwrap().kind;
+    assert_eq!(kind(&mut cluster, 0), RingKind::Consensus);
+    cluster.link(1, 2);
+    cluster.run(5);
+    assert_eq!(kind(&mut cluster, 0), RingKind::Seed);
+    cluster.check_converged();
+}
+
+#[test]
+fn whoever_wants_a_ring_takes_the_one_it_meets() {
+    let pool = "10.32.0.0/24".parse().unwrap();
+    let configs = vec![
+        config(0, pool, Init::Consensus(None), 0),
+        config(1, pool, Init::Consensus(None), 2),
+    ];
+    let mut cluster = Cluster::new(1, configs);
+    let id = cluster.allocate(0, "a", None);
+    cluster.address(id);
+    let id = cluster.allocate(1, "b", None);
+    cluster.run(20);
+    cluster.link(0, 1);
+    cluster.address(id);
+    cluster.run(5);
+    cluster.check_converged();
+    assert_eq!(
+        cluster.allocator(1).status().ring.unwrap().kind,
+        RingKind::Lone
+    );
+}
+
+#[test]
+fn an_owner_that_cannot_be_reached_holds_no_barrier_up_for_long() {
+    // Peers 0 and 1 share a ring; 1 is down when 2, of another ring, meets 0.
+    for seed in 0..10 {
+        let mut cluster = apart(seed, "10.32.0.0/12", 1, 0);
+        cluster.peers.clear();
+        let pool = "10.32.0.0/24".parse().unwrap();
+        let configs = vec![
+            config(0, pool, Init::Seed(vec![name(0), name(1)]), 0),
+            config(1, pool, Init::Seed(vec![name(0), name(1)]), 0),
+            config(2, pool, Init::Consensus(None), 0),
+        ];
+        let mut cluster = Cluster::new(seed, configs);
+        let far: Addr = "10.32.0.200".parse().unwrap();
+        for (n, container) in [(1, "owner's"), (2, "stranger's")] {
+            let id = cluster.claim(n, container, far);
+            assert_eq!(cluster.outcome(id), Some(Ok(Answer::Claimed)));
+        }
+        let id = cluster.allocate(0, "a", None);
+        cluster.address(id);
+        cluster.stop(1);
+        cluster.link(0, 2);
+        cluster.run(8);
+        assert_eq!(cluster.synced.len(), 2, "seed {seed}");
+        let status = cluster.allocator(2).status();
+        assert!(!status.unsettled[0].reachable);
+        assert_eq!(
+            cluster.allocator(2).lookup(&ContainerId::new("stranger's")),
+            [(far, 24)]
+        );
+        cluster.link(0, 1);
+        cluster.start_all();
+        // The owner is back, reachable from 2 over 0: the address is settled now.
+        cluster.run(0);
+        for _ in 0..10 {
+            cluster.running.remove(&(2, ContainerId::new("stranger's")));
+            cluster.step();
+        }
+        cluster.run(10);
+        let lost: Vec<_> = cluster
+            .conflicts
+            .iter()
+            .map(|(n, _, a, h)| (*n, *a, *h))
+            .collect();
+        assert_eq!(lost, [(2, far, name(1))]);
+        cluster.check_converged();
+    }
+}
