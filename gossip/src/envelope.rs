@@ -516,3 +516,47 @@ const MAX_PUSH: usize = 32 * 1024;
 const RUN_OP_LEN: usize = 58;
 /// Bytes of an operation that sets a key, beside key and value.
 const SET_OP_LEN: usize = 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_that_inflates_beyond_bounds_is_read_up_to_there() {
+        let name = weft_wire::PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
+        let [us, run] = [1, 2].map(|generation| Run { name, generation });
+        let value = "x".repeat(MAX_VALUE);
+        let mut ops = Writer::new();
+        let node = Op::Node {
+            run: Some(run),
+            gc: 0,
+            from: 0,
+        };
+        node.write(&mut ops);
+        for version in 1..=1000 {
+            let set = Set {
+                key: "key",
+                value: &value,
+                version,
+                status: STATUS_SET,
+            };
+            Op::Set(set).write(&mut ops);
+        }
+        let mut message = Writer::new();
+        message.raw(&PREFIX).u8(ACK);
+        for block in ops.into_bytes().chunks(MAX_BLOCK) {
+            let block = zstd::bulk::compress(block, 0).unwrap();
+            let len = u16::try_from(block.len()).unwrap();
+            message.u8(BLOCK_ZSTD).raw(&len.to_le_bytes()).raw(&block);
+        }
+        let message = message.u8(BLOCK_END).clone().into_bytes();
+        assert!(message.len() < MAX_ENVELOPE);
+        let (inflated, cut) = inflate(&mut Reader::new(&message[4..])).unwrap();
+        assert!(cut && inflated.len() <= MAX_INFLATED + 2 * MAX_BLOCK);
+        let mut census = Census::new(us);
+        assert!(census.admit(run));
+        admit(&message, &mut census).unwrap();
+        let read = census.holding(run).unwrap().max_version;
+        assert!((200..300).contains(&read), "up to version {read}");
+    }
+}
