@@ -13,8 +13,8 @@
 //!      +- weft lab be c2
 //! ```
 //!
-//! Begin with [`layout`] (what there is), [`birth`] (how a place comes to be) and [`up`] (the steps).
-//! Everything a lab is made of ends with one process, see [`lan`]; what is on disk is in [`state`].
+//! Begin with `layout` (what there is), `birth` (how a place comes to be) and `up` (the steps).
+//! Everything a lab is made of ends with one process, see `lan`; what is on disk is in `state`.
 //!
 //! Invariant: this module is entered before any thread or runtime is started, because only a process
 //! of one thread can move into a user namespace.
