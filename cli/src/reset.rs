@@ -126,7 +126,12 @@ fn remove_state(state_dir: &Path) -> Result<(), ResetError> {
         let entry = entry.map_err(list)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name == STATE_FILE || name == LOCK_FILE || name.starts_with(UNFINISHED_PREFIX) {
+        let ours = [STATE_FILE, LOCK_FILE].contains(&&*name);
+        if ours
+            || [UNFINISHED_PREFIX, LOG_PREFIX]
+                .iter()
+                .any(|p| name.starts_with(p))
+        {
             let path = entry.path();
             fs::remove_file(&path).map_err(failed("delete", path))?;
         }
@@ -151,16 +156,20 @@ fn failed(action: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Rese
     }
 }
 
-/// The router's one file of state; its name, like the next two, is written by the root package's
-/// `state.rs`.
+/// The router's one file of state. Its name and the next two are given by the root package's
+/// `state.rs`, the last by its `launch.rs`.
 const STATE_FILE: &str = "state.json";
 /// What a router holds locked while it runs.
 const LOCK_FILE: &str = "lock";
 /// What a router that was killed while writing may leave behind.
 const UNFINISHED_PREFIX: &str = ".state-";
+/// The log of a router in the background, and its older part.
+const LOG_PREFIX: &str = "weft.log";
 
 #[cfg(test)]
 mod tests {
+    use weft_net::netns::{NetNs, run_in};
+
     use super::*;
 
     fn files(dir: &Path, names: &[&str]) {
@@ -174,7 +183,16 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let ours = dir.path().join("ours");
         fs::create_dir(&ours).unwrap();
-        files(&ours, &["state.json", "lock", ".state-x1y2"]);
+        files(
+            &ours,
+            &[
+                "state.json",
+                "lock",
+                ".state-x1y2",
+                "weft.log",
+                "weft.log.1",
+            ],
+        );
         remove_state(&ours).unwrap();
         assert!(!ours.exists());
         remove_state(&ours).unwrap();
@@ -195,6 +213,47 @@ mod tests {
         let held = lock(dir.path()).unwrap();
         assert!(held.is_some());
         assert!(matches!(lock(dir.path()), Err(ResetError::Locked { .. })));
+    }
+
+    #[test]
+    fn every_link_of_ours_goes_and_others_stay() {
+        if !weft_net::has_net_admin() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI runs this test as root"
+            );
+            eprintln!("skipped: needs CAP_NET_ADMIN");
+            return;
+        }
+        let args = ResetArgs {
+            force: false,
+            state_dir: PathBuf::new(),
+            bridge: "weft".parse().unwrap(),
+            tap: "weft-tap".parse().unwrap(),
+        };
+        let test = async {
+            let links = Netlink::new().unwrap();
+            links.add_bridge("weft").await.unwrap();
+            links.add_bridge("docker0").await.unwrap();
+            links.add_veth("weftpl012345678", "ethwe").await.unwrap();
+            links.add_veth("weft-tap", "stand-in").await.unwrap();
+            let dns = Ipv4Addr::new(169, 254, 67, 83);
+            let pool = (Ipv4Addr::new(10, 32, 0, 0).into(), 12);
+            links.set_up("weft").await.unwrap();
+            weft_net::bridge::dns_address(&links, "weft", dns, pool)
+                .await
+                .unwrap();
+            remove_links(&args).await.unwrap();
+            assert_eq!(links.list_links("").await.unwrap(), ["docker0", "lo"]);
+            remove_links(&args).await.unwrap();
+        };
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(test);
+        };
+        run_in(&NetNs::create().unwrap(), run).unwrap();
     }
 
     #[tokio::test]

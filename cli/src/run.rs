@@ -228,17 +228,14 @@ impl Caller {
             addresses: u64,
         }
         let mut taken = Vec::new();
-        let mut last = None;
         for peer in peers {
             match self.client.take_over(peer).await {
                 Ok(answer) => taken.push(TakenOver {
                     peer,
                     addresses: answer.addresses,
                 }),
-                Err(error) => {
-                    self.output.error(&format!("{peer}: {error}"), error.hint());
-                    last = Some(error);
-                }
+                Err(error) if peers.len() == 1 => return Err(error.into()),
+                Err(error) => self.output.error(&error.to_string(), error.hint()),
             }
         }
         self.show(&taken, |taken| {
@@ -247,10 +244,10 @@ impl Caller {
             taken.iter().map(line).collect()
         })?;
         let (failed, asked) = (peers.len() - taken.len(), peers.len());
-        match last {
-            None => Ok(()),
-            Some(_) => Err(RunError::TakeOver { failed, asked }),
+        if failed > 0 {
+            return Err(RunError::TakeOver { failed, asked });
         }
+        Ok(())
     }
 
     async fn attach(&mut self, args: AttachArgs) -> Done {
@@ -657,6 +654,8 @@ mod tests {
         let taken: Value = serde_json::from_str(&ended.results).unwrap();
         assert_eq!(taken, json!([{ "peer": "host5", "addresses": 262_144 }]));
         assert_eq!(ended.code, exit::OK);
+        let ended = weft(&socket, "rmpeer host9").await;
+        assert_eq!((ended.code, ended.results.as_str()), (exit::NOT_FOUND, ""));
     }
 
     #[tokio::test]

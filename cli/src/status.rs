@@ -245,9 +245,10 @@ fn live(connection: &Connection) -> String {
 
 /// Why it ended, whose it was, and when it is tried again.
 fn ended(connection: &Connection) -> String {
-    let retry = match connection.retry_in_s {
-        Some(seconds) => format!("in {seconds}s"),
-        None => "never".to_owned(),
+    let retry = match (connection.retry_in_s, connection.state) {
+        (Some(seconds), _) => format!("in {seconds}s"),
+        (None, ConnectionState::Retrying) => "now".to_owned(),
+        (None, _) => "never".to_owned(),
     };
     let peer = connection.peer.as_ref();
     let peer = peer.map(|peer| named(peer, connection.nickname.as_deref().unwrap_or_default()));
