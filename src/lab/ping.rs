@@ -129,8 +129,8 @@ fn ask(name: &str, args: &PingArgs) -> Answer {
     answer
 }
 
-/// Pause between two echoes to one name.
-const BETWEEN: Duration = Duration::from_millis(100);
+/// Pause between two echoes to one name: short, because labs with many containers ping all pairs.
+const BETWEEN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Error)]
 enum PingError {
