@@ -322,9 +322,9 @@ pub struct Holder {
 pub struct Pending {
     /// For whom.
     pub container: ContainerId,
-    /// A subnet to allocate from, or the address to claim.
+    /// What it asks for, in words.
     pub wants: String,
-    /// What for, and from whom.
+    /// Why it is not answered, in words: `waiting for …`.
     pub waits_for: String,
 }
 

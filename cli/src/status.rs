@@ -95,7 +95,7 @@ pub fn addresses(ipam: &Ipam, paint: Paint) -> String {
         let label = paint.fair("pending:");
         let who = pending.container.short();
         format!(
-            "{label} {who} wants {}, waits for {}",
+            "{label} {who} wants {}: {}",
             pending.wants, pending.waits_for
         )
     });
@@ -214,7 +214,10 @@ fn connection(connection: &Connection, paint: Paint) -> String {
 /// `encrypted   udp    name(nickname) mtu=1376 rtt=0.4ms cipher=aes-256-gcm`
 fn live(connection: &Connection) -> String {
     let mut text = String::new();
-    if let Some(overlay) = connection.overlay {
+    // Before there are keys nothing can be said of either.
+    let carries =
+        connection.state == ConnectionState::Established || connection.encrypted.is_some();
+    if let Some(overlay) = connection.overlay.filter(|_| carries) {
         let sealed = if connection.encrypted.is_some() {
             "encrypted"
         } else {

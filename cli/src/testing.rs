@@ -147,6 +147,7 @@ fn connections() -> Vec<Connection> {
         state: ConnectionState::Pending,
         peer: Some(peer(4)),
         nickname: Some("host4".to_owned()),
+        overlay: Some(Overlay::Udp),
         info: "waiting for the address ring".to_owned(),
         ..bare.clone()
     };
@@ -207,7 +208,7 @@ fn ipam() -> Ipam {
         reachable,
     };
     Ipam {
-        status: "waiting for 10.32.0.0/28 space from host2".to_owned(),
+        status: "waiting for IP(s) to become available".to_owned(),
         range: cidr("10.32.0.0/12"),
         default_subnet: cidr("10.32.0.0/12"),
         owners: vec![
@@ -222,8 +223,8 @@ fn ipam() -> Ipam {
         }],
         pending: vec![Pending {
             container: container(&"0123456789abcdef".repeat(4)),
-            wants: "net:10.32.0.0/28".to_owned(),
-            waits_for: "10.32.0.0/28 space from host2".to_owned(),
+            wants: "an address of 10.32.0.0/28".to_owned(),
+            waits_for: "waiting for 10.32.0.0/28 space from 02:00:00:00:00:02".to_owned(),
         }],
         conflicts: vec![Conflict {
             container: container("pid-77-123456"),
