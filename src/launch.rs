@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, bail};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use weft_api::client::Client;
 use weft_cli::launch::{LogLevel, Password};
 use weft_cli::{GlobalArgs, LaunchArgs, exit};
@@ -76,6 +80,7 @@ fn hide_password(args: &LaunchArgs) -> anyhow::Result<()> {
         }
     }
     let error = Command::new("/proc/self/exe")
+        .arg0("weft")
         .args(kept)
         .env(PASSWORD, password.as_str())
         .exec();
@@ -109,6 +114,7 @@ fn in_background(global: &GlobalArgs, args: &LaunchArgs) -> anyhow::Result<PeerN
     let (path, mut log) = open_log(&args.host.state_dir)?;
     let from = log.seek(SeekFrom::End(0))?;
     let mut child = Command::new("/proc/self/exe")
+        .arg0("weft")
         .args(env::args_os().skip(1))
         .arg("--foreground")
         .stdin(Stdio::null())
@@ -200,11 +206,16 @@ fn log_to_stderr(level: LogLevel) {
         LogLevel::Info => tracing::Level::INFO,
         LogLevel::Debug => tracing::Level::DEBUG,
     };
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+    // chitchat tells much that only its authors need.
+    let filter = Targets::new()
+        .with_default(level)
+        .with_target("chitchat", level.min(tracing::Level::WARN));
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .try_init();
 }
 
@@ -230,7 +241,8 @@ const WEAK_BITS: f64 = 60.0;
 
 /// How many bits a password of random characters of the kinds it uses would have; words have less.
 fn strength_bits(password: &str) -> f64 {
-    let kinds: [(fn(char) -> bool, u32); 4] = [
+    type Kind = fn(char) -> bool;
+    let kinds: [(Kind, u32); 4] = [
         (|c| c.is_ascii_lowercase(), 26),
         (|c| c.is_ascii_uppercase(), 26),
         (|c| c.is_ascii_digit(), 10),

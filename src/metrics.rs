@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -15,15 +15,38 @@ use weft_api::Report;
 use weft_api::report::{ConnectionState, Reach};
 
 use crate::dataplane::Counters;
+use crate::resolver::Outcome;
 
 type Labels = Vec<(&'static str, String)>;
 
+/// What is counted outside of the report.
+pub(crate) struct Counts<'a> {
+    pub(crate) data: &'a Counters,
+    /// Connections that ended after they were established.
+    pub(crate) terminations: u64,
+    pub(crate) gossip: weft_gossip::Counters,
+    /// How DNS queries ended; none without a resolver.
+    pub(crate) queries: Vec<(Outcome, u64)>,
+}
+
 /// All metrics in OpenMetrics text.
-pub(crate) fn render(report: &Report, counters: &Counters, terminations: u64) -> String {
+pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
     let mut registry = Registry::with_prefix("weft");
-    mesh(&mut registry, report, terminations);
-    data_path(&mut registry, counters);
+    mesh(&mut registry, report, counts.terminations);
+    gossip(&mut registry, &counts.gossip);
+    data_path(&mut registry, counts.data);
     services(&mut registry, report);
+    let queries = counts
+        .queries
+        .iter()
+        .map(|(outcome, count)| (outcome.label(), *count));
+    by_label(
+        &mut registry,
+        "dns_queries",
+        "DNS queries, by how they ended",
+        "outcome",
+        queries,
+    );
     process(&mut registry);
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
@@ -86,6 +109,31 @@ fn mesh(registry: &mut Registry, report: &Report, terminations: u64) {
     );
 }
 
+fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters) {
+    let messages = [
+        ("sent", counters.sent),
+        ("received", counters.received),
+        ("outbox_full", counters.outbox_full),
+        ("inbox_full", counters.inbox_full),
+        ("undecodable", counters.undecodable),
+    ];
+    by_label(
+        registry,
+        "gossip_messages",
+        "Gossip messages, by what became of them",
+        "outcome",
+        messages.into_iter(),
+    );
+    let left_out = [("refused", counters.refused), ("ignored", counters.ignored)];
+    by_label(
+        registry,
+        "gossip_entries_left_out",
+        "Parts of gossip not taken over, by why",
+        "reason",
+        left_out.into_iter(),
+    );
+}
+
 fn data_path(registry: &mut Registry, counters: &Counters) {
     let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
     for (name, help, value) in [
@@ -131,16 +179,33 @@ fn data_path(registry: &mut Registry, counters: &Counters) {
     ] {
         registry.register_with_unit(name, help, Unit::Bytes, ConstCounter::new(read(value)));
     }
-    for (reason, count) in counters.drops() {
-        let labels = [("reason".into(), reason.label().into())];
-        registry
-            .sub_registry_with_labels(labels.into_iter())
-            .register(
-                "drops",
-                "Frames and datagrams dropped, by reason",
-                ConstCounter::new(count),
-            );
+    let drops = counters
+        .drops()
+        .map(|(reason, count)| (reason.label(), count));
+    by_label(
+        registry,
+        "drops",
+        "Frames and datagrams dropped, by reason",
+        "reason",
+        drops,
+    );
+}
+
+/// One counter for each value of one label.
+fn by_label<'a>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    counts: impl Iterator<Item = (&'a str, u64)>,
+) {
+    let family = Family::<Labels, Counter>::default();
+    for (value, count) in counts {
+        family
+            .get_or_create(&vec![(label, value.to_owned())])
+            .inc_by(count);
     }
+    registry.register(name, help, family);
 }
 
 fn services(registry: &mut Registry, report: &Report) {

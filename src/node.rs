@@ -265,7 +265,10 @@ impl Node {
                 heartbeat,
             } => self.router.handle_heartbeat(conn, from, heartbeat, now),
             Report::RekeyDue { conn } => self.router.handle_rekey_due(conn, now),
-            Report::Seen { network, mac, at } => self.learn(network, mac, at, now).await,
+            Report::Seen(sighting) => {
+                self.learn(sighting, now).await;
+                self.data.heard(&sighting);
+            }
         }
     }
 

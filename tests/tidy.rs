@@ -4,6 +4,11 @@
 //! nothing that could bring in a clock, a socket or a thread. An edge that is not in [`FLOORS`] is a
 //! decision to be taken (and written down in `docs/decisions/`), not an accident.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read the project fails"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,10 +117,12 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
             "weft-plugin",
             "anyhow",
             "clap",
+            "getrandom",
             "serde",
             "serde_json",
             "thiserror",
             "tokio",
+            "zeroize",
         ],
     ),
 ];
@@ -129,8 +136,8 @@ const UNFINISHED: &[&str] = &[
     "TO\u{44}O",
     "FI\u{58}ME",
     "XX\u{58}",
-    "unimplemented!",
-    "#[ignore",
+    "unimpl\u{65}mented!",
+    "#[ign\u{6f}re",
 ];
 /// Longest source file, its tests left out.
 const MAX_LINES: usize = 600;

@@ -14,7 +14,7 @@ use weft_wire::packet::{HEADER_LEN, TAG_LEN};
 use weft_wire::{Frame, Network};
 
 use super::forwarding::Forwarding;
-use super::{BUFFER, Report, Shared, add};
+use super::{BUFFER, Shared, Sighting, add};
 
 /// Where a frame is read to, so that the longest headers fit before it without a copy.
 const FRAME_AT: usize = HEADER_LEN + MAX_FRAME_HEADER;
@@ -65,12 +65,8 @@ fn capture(
         .macs
         .is_news(network, frame.src(), Location::Local)
     {
-        let mac = frame.src();
-        shared.report(Report::Seen {
-            network,
-            mac,
-            at: us,
-        });
+        let (mac, at) = (frame.src(), Location::Local);
+        shared.report_mac(Sighting { network, mac, at });
     }
     let end = FRAME_AT + len + TAG_LEN;
     match switch::decide_captured(&frame, network, &forwarding.view()) {

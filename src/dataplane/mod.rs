@@ -25,10 +25,12 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use dashmap::DashSet;
 use tokio::sync::mpsc;
 use weft_net::tap::Tap;
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
+use weft_router::macs::Location;
 use weft_router::session::{RecvSession, SendSession};
 use weft_wire::message::{HEARTBEAT_LEN, Heartbeat};
 use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex};
@@ -50,12 +52,7 @@ const BUFFER: usize = 65_536 + 256;
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A source MAC was seen where the table does not have it.
-    Seen {
-        network: Network,
-        mac: MacAddr,
-        /// The peer it is behind; ourselves for a local one.
-        at: PeerName,
-    },
+    Seen(Sighting),
     /// An authentic heartbeat.
     Heartbeat {
         conn: ConnId,
@@ -64,6 +61,14 @@ pub(crate) enum Report {
     },
     /// A session has sealed as much as its key should.
     RekeyDue { conn: ConnId },
+}
+
+/// A MAC, and where it was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Sighting {
+    pub(crate) network: Network,
+    pub(crate) mac: MacAddr,
+    pub(crate) at: Location,
 }
 
 /// What the control side tells the receiving loop about sessions.
@@ -93,6 +98,8 @@ struct Shared {
     forwarding: ArcSwap<Forwarding>,
     counters: Counters,
     reports: mpsc::Sender<Report>,
+    /// MACs reported and not yet dealt with, so that a burst of frames from one makes one report.
+    news: DashSet<Sighting>,
 }
 
 /// Frames and datagrams, counted since the start.
@@ -146,6 +153,7 @@ impl DataPlane {
             forwarding: ArcSwap::from_pointee(first),
             counters: Counters::default(),
             reports,
+            news: DashSet::new(),
         });
         let capture = shared.clone();
         thread::Builder::new()
@@ -163,11 +171,6 @@ impl DataPlane {
         self.shared.forwarding.store(Arc::new(forwarding));
     }
 
-    /// What the loops forward by now.
-    pub(crate) fn forwarding(&self) -> Arc<Forwarding> {
-        self.shared.forwarding.load_full()
-    }
-
     /// Changes the sessions we receive on.
     pub(crate) fn command(&self, command: Command) {
         if self.commands.try_send(command).is_err() {
@@ -176,6 +179,11 @@ impl DataPlane {
                 "the receiving loop does not take commands; the router must be restarted"
             );
         }
+    }
+
+    /// A sighting was dealt with: should the MAC be news again, it is reported again.
+    pub(crate) fn heard(&self, sighting: &Sighting) {
+        self.shared.news.remove(sighting);
     }
 
     /// Sends a heartbeat through a session.
@@ -221,5 +229,12 @@ impl Shared {
     /// Tells the control side, unless too much is waiting there already.
     fn report(&self, report: Report) {
         let _ = self.reports.try_send(report);
+    }
+
+    /// Tells the control side of a MAC, unless that waits there already.
+    fn report_mac(&self, sighting: Sighting) {
+        if self.news.insert(sighting) && self.reports.try_send(Report::Seen(sighting)).is_err() {
+            self.news.remove(&sighting);
+        }
     }
 }

@@ -15,7 +15,7 @@ use weft_wire::{Frame, PeerName};
 
 use super::capture::with_header;
 use super::forwarding::Forwarding;
-use super::{BUFFER, Command, Receiver, Report, Shared, add};
+use super::{BUFFER, Command, Receiver, Report, Shared, Sighting, add};
 
 /// What this loop alone owns.
 struct Loop<'a> {
@@ -165,15 +165,9 @@ impl Loop<'_> {
         forwarding: &Forwarding,
     ) -> Result<(), DropReason> {
         let mac = frame.src();
-        if forwarding
-            .macs
-            .is_news(network, mac, Location::Peer(source))
-        {
-            self.shared.report(Report::Seen {
-                network,
-                mac,
-                at: source,
-            });
+        let at = Location::Peer(source);
+        if forwarding.macs.is_news(network, mac, at) {
+            self.shared.report_mac(Sighting { network, mac, at });
         }
         let bytes = frame.bytes();
         self.shared

@@ -8,15 +8,16 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 use weft_gossip::{Change, Entry, Link, Topic};
 use weft_ipam::Event as IpamEvent;
+use weft_router::macs::{Learned, Location};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
 use weft_router::{ConnId, Event as RouterEvent, PeerInfo};
+use weft_wire::PeerName;
 use weft_wire::control::SessionKey;
-use weft_wire::{MacAddr, Network, PeerName};
 
 use super::{Node, Session};
 use crate::convert;
-use crate::dataplane::{Command, Receiver};
+use crate::dataplane::{Command, Receiver, Sighting};
 use crate::state::PoolState;
 
 impl Node {
@@ -397,32 +398,20 @@ impl Node {
     }
 
     /// A frame came from where the MAC table does not expect it.
-    pub(super) async fn learn(
-        &mut self,
-        network: Network,
-        mac: MacAddr,
-        at: PeerName,
-        now: Instant,
-    ) {
-        use weft_router::macs::{Learned, Location};
-        let us = self.config.name;
-        let location = if at == us {
-            Location::Local
-        } else {
-            Location::Peer(at)
-        };
-        match self.macs.learn(network, mac, location, now) {
+    pub(super) async fn learn(&mut self, sighting: Sighting, now: Instant) {
+        let Sighting { network, mac, at } = sighting;
+        match self.macs.learn(network, mac, at, now) {
             Learned::Known | Learned::Group => return,
             Learned::Full => {
                 return self
                     .host
                     .warn("the MAC table is full: frames to further MACs are flooded".to_owned());
             }
-            Learned::New => debug!(%mac, peer = %at, "learned"),
-            Learned::Moved { from } => info!(%mac, peer = %at, ?from, "moved"),
+            Learned::New => debug!(%mac, ?at, "learned"),
+            Learned::Moved { from } => info!(%mac, ?at, ?from, "moved"),
         }
         self.mesh.stale = true;
-        match location {
+        match at {
             Location::Peer(_) => self.host.add_remote_mac(mac).await,
             Location::Local => self.host.forget_remote_mac(mac).await,
         }

@@ -27,14 +27,7 @@ impl Node {
     pub(super) async fn handle_request(&mut self, request: Request) {
         match request {
             Request::Report(reply) => send(reply, Ok(self.report())),
-            Request::Metrics(reply) => {
-                let text = crate::metrics::render(
-                    &self.report(),
-                    self.data.counters(),
-                    self.mesh.terminations,
-                );
-                send(reply, Ok(text));
-            }
+            Request::Metrics(reply) => send(reply, Ok(self.metrics())),
             Request::Network(reply) => send(reply, Ok(self.network())),
             Request::Connect(body, reply) => send(reply, self.connect(&body)),
             Request::Forget(body, reply) => {

@@ -13,6 +13,7 @@ use weft_wire::PeerName;
 
 use super::Node;
 use crate::convert;
+use crate::metrics::{self, Counts};
 
 impl Node {
     pub(super) fn report(&self) -> Report {
@@ -24,6 +25,17 @@ impl Node {
             network: self.network(),
             warnings: self.warnings(),
         }
+    }
+
+    pub(super) fn metrics(&self) -> String {
+        let resolver = self.names.resolver.as_ref();
+        let counts = Counts {
+            data: self.data.counters(),
+            terminations: self.mesh.terminations,
+            gossip: self.mesh.gossip.counters(),
+            queries: resolver.map(|r| r.counters().collect()).unwrap_or_default(),
+        };
+        metrics::render(&self.report(), &counts)
     }
 
     pub(super) fn network(&self) -> Network {
