@@ -177,7 +177,7 @@ fn name_asked(asked: &rr::Name, domain: &Domain) -> Option<Name> {
 fn addresses(name: &Name, kind: RecordType, table: &NameTable) -> Finding {
     let mut found = table.lookup(name);
     if found.is_empty() {
-        return if table.has_under(name) {
+        return if table.exists(name) {
             Finding::NoData
         } else {
             Finding::NoName

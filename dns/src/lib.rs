@@ -1,7 +1,7 @@
 //! The names of containers: who answers to what, and the reply to one DNS query.
 //!
 //! Every peer publishes the names of its own containers and nobody else's. A [`NameTable`] holds what
-//! all peers publish, each peer's records apart, so that they go together when that peer does.
+//! all peers publish; each record says whose it is, and goes when that peer does.
 //! [`answer`] reads one query and says what to do with it: send this reply, ask an upstream server,
 //! or nothing at all.
 //!
@@ -14,6 +14,7 @@
 mod answer;
 mod name;
 mod query;
+mod shards;
 mod table;
 
 pub use answer::{Answer, Transport, Verdict, View, answer, failure};

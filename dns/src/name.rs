@@ -4,7 +4,6 @@
 //! of either type is fully qualified, ends in a dot and fits a DNS message; code that holds one checks
 //! nothing again.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -77,11 +76,12 @@ impl FromStr for Domain {
 }
 
 /// A name inside the [`Domain`], such as `web.weft.local.`; lower case, with the last dot.
-///
-/// Names are ordered by their labels from the last to the first: everything under a name follows it
-/// directly, and siblings stand in the order of the alphabet.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Name(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    text: Arc<str>,
+    /// How many of the last bytes of `text` are the domain.
+    domain: usize,
+}
 
 impl Name {
     /// Reads a bare label (`web`) or a name in the domain (`web.weft.local`, `a.b.weft.local.`); case
@@ -105,46 +105,46 @@ impl Name {
                 domain: domain.clone(),
             });
         };
-        check(&full).map_err(|why| NameError::Invalid {
-            text: shown(text),
-            why,
-        })?;
-        Ok(Self(full.into()))
+        check(&full)
+            .and_then(|()| check_depth(&full, domain))
+            .map_err(|why| NameError::Invalid {
+                text: shown(text),
+                why,
+            })?;
+        Ok(Self {
+            text: full.into(),
+            domain: domain.as_str().len(),
+        })
     }
 
     /// As text, with the last dot.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// As it stands in a DNS message; there always is such a form, for the text was checked.
     pub(crate) fn wire(&self) -> Option<rr::Name> {
-        rr::Name::from_labels(self.0.split_terminator('.').map(str::as_bytes)).ok()
+        rr::Name::from_labels(self.text.split_terminator('.').map(str::as_bytes)).ok()
     }
 
-    /// Whether this name is under `parent`.
-    pub(crate) fn is_under(&self, parent: &Self) -> bool {
-        self.0
-            .strip_suffix(&*parent.0)
-            .is_some_and(|head| head.ends_with('.'))
-    }
-}
-
-impl Ord for Name {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.rsplit('.').cmp(other.0.rsplit('.'))
-    }
-}
-
-impl PartialOrd for Name {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+    /// The names this one is under, as far as they are in the domain: of `a.b.c.weft.local.` these are
+    /// `b.c.weft.local.` and `c.weft.local.`.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = Self> {
+        let rests = self
+            .text
+            .match_indices('.')
+            .filter_map(|(dot, _)| self.text.get(dot + 1..));
+        let inside = rests.take_while(|rest| rest.len() > self.domain);
+        inside.map(|rest| Self {
+            text: rest.into(),
+            domain: self.domain,
+        })
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -195,6 +195,9 @@ pub enum Flaw {
     /// A character that resolvers refuse in the names of hosts.
     #[error("{0:?} is not allowed; letters, digits, - and _ are")]
     Character(char),
+    /// Each part above the last costs every peer some memory.
+    #[error("it has more than {MAX_DEPTH} parts before the domain")]
+    Depth,
     /// C libraries refuse such names, lest one be taken for an option on a command line.
     #[error("a part of it starts with -")]
     Hyphen,
@@ -223,6 +226,15 @@ fn check(full: &str) -> Result<(), Flaw> {
     }
 }
 
+fn check_depth(full: &str, domain: &Domain) -> Result<(), Flaw> {
+    let dots = |text: &str| text.matches('.').count();
+    if dots(full) > dots(domain.as_str()) + MAX_DEPTH {
+        Err(Flaw::Depth)
+    } else {
+        Ok(())
+    }
+}
+
 fn undotted(text: &str) -> String {
     text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
@@ -237,6 +249,8 @@ const MAX_LABEL: usize = 63;
 /// Characters of a name with its last dot: 255 bytes in a message, which has a length before each
 /// label where the text has a dot behind it, and one more length, 0, at the end (RFC 1035 §2.3.4).
 const MAX_TEXT: usize = 254;
+/// Labels of a name before its domain; a service in a namespace of a cluster has three.
+const MAX_DEPTH: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -298,6 +312,8 @@ mod tests {
         assert!(why("").contains("nothing before a dot"));
         assert!(why(".weft.local").contains("nothing before a dot"));
         assert!(why("a..weft.local").contains("nothing before a dot"));
+        assert!(why(&format!("{}weft.local", "a.".repeat(9))).contains("more than 8 parts"));
+        assert!(Name::new(&format!("{}weft.local", "a.".repeat(8)), &weft()).is_ok());
         assert!(why("büro").contains("'ü' is not allowed"));
     }
 
@@ -310,24 +326,15 @@ mod tests {
     }
 
     #[test]
-    fn names_under_a_name_follow_it_directly() {
-        let name = |text: &str| Name::new(text, &weft()).unwrap();
-        let mut names = [
-            name("b"),
-            name("a.b.weft.local"),
-            name("ab"),
-            name("z.a.weft.local"),
-            name("a"),
-            name("b-a"),
-        ];
-        names.sort();
-        let text: Vec<_> = names
-            .iter()
-            .map(|n| n.as_str().trim_end_matches(".weft.local."))
-            .collect();
-        assert_eq!(text, ["a", "z.a", "ab", "b", "a.b", "b-a"]);
-        assert!(name("a.b.weft.local").is_under(&name("b")));
-        assert!(!name("ab").is_under(&name("b")));
-        assert!(!name("b").is_under(&name("b")));
+    fn parents_are_the_names_above_as_far_as_the_domain() {
+        let parents = |text: &str| {
+            let name = Name::new(text, &weft()).unwrap();
+            name.parents().map(|n| n.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            parents("a.b.c.weft.local"),
+            ["b.c.weft.local.", "c.weft.local."]
+        );
+        assert!(parents("web").is_empty());
     }
 }

@@ -1,11 +1,10 @@
 //! The name table: what every peer says its containers are called.
 //!
-//! Records are kept apart by their origin, the peer that published them. Three things follow. A peer
-//! can neither change nor crowd out the names of another; all names of a peer that is gone go at
-//! once; and a clone of the table shares every part that does not change afterwards, so the resolver
-//! can be handed a fresh copy whenever something did.
+//! A peer can change and remove its own records only, and have so many and no more, so none can change
+//! or crowd out the names of another. The table is made to be cloned after every change: a clone
+//! shares nearly everything with the table it was made from (see [`Shards`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use thiserror::Error;
 use weft_wire::PeerName;
 
 use crate::Name;
+use crate::shards::{Left, Shards};
 
 /// One address by which one container answers to one name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,11 +86,28 @@ pub enum SetError {
 
 /// What all peers say their containers are called.
 ///
-/// Invariant: a part is never empty, and its records all have the origin it is filed under.
+/// Invariant: `names` and `addresses` hold the same records; `counts` says how many each origin has of
+/// them and lists no origin without any.
 #[derive(Debug, Clone)]
 pub struct NameTable {
     us: PeerName,
-    parts: BTreeMap<PeerName, Arc<Part>>,
+    names: Shards<Name, Entry>,
+    addresses: Shards<IpAddr, Records>,
+    counts: BTreeMap<PeerName, usize>,
+}
+
+/// Records in ascending order, each once.
+type Records = Vec<Arc<Record>>;
+
+/// What is known of a name.
+///
+/// Invariant: an entry in the table has a record or names under it, so that it exists in the sense of
+/// DNS (RFC 8020).
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    records: Records,
+    /// How many records there are of names under this one.
+    under: usize,
 }
 
 impl NameTable {
@@ -101,7 +118,9 @@ impl NameTable {
     pub fn new(us: PeerName) -> Self {
         Self {
             us,
-            parts: BTreeMap::new(),
+            names: Shards::new(),
+            addresses: Shards::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -129,15 +148,7 @@ impl NameTable {
 
     /// Removes our own records that match; returned, to be withdrawn.
     pub fn remove_own(&mut self, filter: &Filter) -> Vec<Record> {
-        let removed: Vec<Record> = self
-            .own()
-            .filter(|record| filter.matches(record))
-            .cloned()
-            .collect();
-        for record in &removed {
-            self.remove(record);
-        }
-        removed
+        self.remove_all(|record, us| record.origin == us && filter.matches(record))
     }
 
     /// Takes over what another peer published; `false` if it was known.
@@ -166,82 +177,126 @@ impl NameTable {
 
     /// Drops all names of a peer that is gone and returns how many there were. Our own names stay.
     pub fn drop_origin(&mut self, origin: PeerName) -> usize {
-        if origin == self.us {
+        if origin == self.us || !self.counts.contains_key(&origin) {
             return 0;
         }
-        self.parts.remove(&origin).map_or(0, |part| part.len)
+        self.remove_all(|record, _| record.origin == origin).len()
     }
 
     /// Every record, by name.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        let mut all: Vec<&Record> = self
-            .parts
-            .values()
-            .flat_map(|part| part.records())
-            .collect();
-        all.sort_unstable();
-        all.into_iter()
+        self.records_where(|_| true).into_iter()
     }
 
     /// Our own records, by name.
     pub fn own(&self) -> impl Iterator<Item = &Record> {
-        self.parts
-            .get(&self.us)
+        self.records_where(|record| record.origin == self.us)
             .into_iter()
-            .flat_map(|part| part.records())
     }
 
     /// All addresses of a name, each once, in ascending order; none if nobody has that name.
     pub fn lookup(&self, name: &Name) -> Vec<IpAddr> {
-        let records = self
-            .parts
-            .values()
-            .filter_map(|part| part.names.get(name))
-            .flatten();
-        let addresses: BTreeSet<IpAddr> = records.map(|record| record.addr).collect();
-        addresses.into_iter().collect()
+        let records = self.names.find(name).map(|entry| &entry.records);
+        let mut addresses: Vec<IpAddr> = records
+            .into_iter()
+            .flatten()
+            .map(|record| record.addr)
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
     }
 
     /// All names of an address, each once, in order; none if no container has a name for it.
     pub fn reverse(&self, addr: IpAddr) -> Vec<Name> {
-        let names = self
-            .parts
-            .values()
-            .filter_map(|part| part.addresses.get(&addr))
-            .flatten();
-        let names: BTreeSet<&Name> = names.collect();
-        names.into_iter().cloned().collect()
+        let records = self.addresses.find(&addr).into_iter().flatten();
+        let mut names: Vec<Name> = records.map(|record| record.name.clone()).collect();
+        names.dedup();
+        names
     }
 
-    /// Whether there are names under this one, which makes it exist in the sense of DNS even if it
-    /// has no address (RFC 8020).
-    pub(crate) fn has_under(&self, name: &Name) -> bool {
-        self.parts.values().any(|part| part.has_under(name))
+    /// Whether there are records of this name, or of names under it.
+    pub(crate) fn exists(&self, name: &Name) -> bool {
+        self.names.find(name).is_some()
+    }
+
+    fn records_where(&self, wanted: impl Fn(&Record) -> bool) -> Vec<&Record> {
+        let all = self
+            .names
+            .values()
+            .flat_map(|entry| &entry.records)
+            .map(|record| &**record);
+        let mut found: Vec<&Record> = all.filter(|record| wanted(record)).collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn remove_all(&mut self, unwanted: impl Fn(&Record, PeerName) -> bool) -> Vec<Record> {
+        let found = self.records_where(|record| unwanted(record, self.us));
+        let found: Vec<Record> = found.into_iter().cloned().collect();
+        for record in &found {
+            self.remove(record);
+        }
+        found
+    }
+
+    fn contains(&self, record: &Record) -> bool {
+        let entry = self.names.find(&record.name);
+        entry.is_some_and(|entry| search(&entry.records, record).is_ok())
     }
 
     fn insert(&mut self, record: Record) -> Result<bool, Full> {
-        let part = self.parts.entry(record.origin).or_default();
-        if part.contains(&record) {
+        if self.contains(&record) {
             return Ok(false);
         }
-        if part.len >= Self::MAX_PER_ORIGIN {
+        let count = self.counts.get(&record.origin).copied().unwrap_or(0);
+        if count >= Self::MAX_PER_ORIGIN {
             return Err(Full);
         }
-        Arc::make_mut(part).insert(record);
+        self.counts.insert(record.origin, count + 1);
+        let record = Arc::new(record);
+        self.names.change(&record.name, |entry| {
+            put(&mut entry.records, &record);
+            entry.left()
+        });
+        for parent in record.name.parents() {
+            self.names.change(&parent, |entry| {
+                entry.under += 1;
+                entry.left()
+            });
+        }
+        self.addresses.change(&record.addr, |records| {
+            put(records, &record);
+            Left::Something
+        });
         Ok(true)
     }
 
     fn remove(&mut self, record: &Record) -> bool {
-        let Some(part) = self
-            .parts
-            .get_mut(&record.origin)
-            .filter(|part| part.contains(record))
-        else {
+        if !self.contains(record) {
             return false;
-        };
-        Arc::make_mut(part).remove(record);
-        if part.len == 0 {
-            self.parts.remove(&record.origin);
+        }
+        self.names.change(&record.name, |entry| {
+            take(&mut entry.records, record);
+            entry.left()
+        });
+        for parent in record.name.parents() {
+            self.names.change(&parent, |entry| {
+                entry.under = entry.under.saturating_sub(1);
+                entry.left()
+            });
+        }
+        self.addresses.change(&record.addr, |records| {
+            take(records, record);
+            if records.is_empty() {
+                Left::Nothing
+            } else {
+                Left::Something
+            }
+        });
+        let count = self.counts.remove(&record.origin).unwrap_or(0);
+        if count > 1 {
+            self.counts.insert(record.origin, count - 1);
         }
         true
     }
@@ -249,9 +304,52 @@ impl NameTable {
     /// Checks the invariants.
     #[cfg(test)]
     fn check(&self) {
-        for (origin, part) in &self.parts {
-            assert!(part.records().all(|record| record.origin == *origin));
-            part.check();
+        let mut counts = BTreeMap::new();
+        let mut under: BTreeMap<Name, usize> = BTreeMap::new();
+        for record in self.records() {
+            *counts.entry(record.origin).or_default() += 1;
+            record
+                .name
+                .parents()
+                .for_each(|parent| *under.entry(parent).or_default() += 1);
+        }
+        assert_eq!(counts, self.counts);
+        assert!(
+            self.names
+                .values()
+                .all(|entry| entry.left() == Left::Something)
+        );
+        assert!(
+            self.names
+                .values()
+                .all(|entry| entry.records.is_sorted_by(|a, b| a < b))
+        );
+        let all_under: usize = self.names.values().map(|entry| entry.under).sum();
+        assert_eq!(all_under, under.values().sum());
+        for (parent, count) in under {
+            assert_eq!(
+                self.names.find(&parent).map(|entry| entry.under),
+                Some(count)
+            );
+        }
+        assert!(self.addresses.values().all(|records| !records.is_empty()));
+        let mut by_address: Vec<&Record> = self
+            .addresses
+            .values()
+            .flatten()
+            .map(|record| &**record)
+            .collect();
+        by_address.sort_unstable();
+        assert!(by_address.into_iter().eq(self.records()));
+    }
+}
+
+impl Entry {
+    fn left(&self) -> Left {
+        if self.records.is_empty() && self.under == 0 {
+            Left::Nothing
+        } else {
+            Left::Something
         }
     }
 }
@@ -259,82 +357,26 @@ impl NameTable {
 /// There is no room for a further record of that origin.
 struct Full;
 
-/// The records of one origin.
-///
-/// Invariant: `len` counts the records in `names`; `addresses` has exactly their addresses, each with
-/// exactly the names it occurs under; no set in either map is empty.
-#[derive(Debug, Clone, Default)]
-struct Part {
-    names: BTreeMap<Name, BTreeSet<Record>>,
-    addresses: BTreeMap<IpAddr, BTreeSet<Name>>,
-    len: usize,
+fn search(records: &Records, record: &Record) -> Result<usize, usize> {
+    records.binary_search_by(|other| (**other).cmp(record))
 }
 
-impl Part {
-    fn records(&self) -> impl Iterator<Item = &Record> {
-        self.names.values().flatten()
+fn put(records: &mut Records, record: &Arc<Record>) {
+    if let Err(at) = search(records, record) {
+        records.insert(at, record.clone());
     }
+}
 
-    fn contains(&self, record: &Record) -> bool {
-        self.names
-            .get(&record.name)
-            .is_some_and(|set| set.contains(record))
-    }
-
-    fn has_under(&self, name: &Name) -> bool {
-        let not_before = self.names.range(name..).map(|(found, _)| found);
-        not_before.take(2).any(|found| found.is_under(name))
-    }
-
-    fn insert(&mut self, record: Record) {
-        self.addresses
-            .entry(record.addr)
-            .or_default()
-            .insert(record.name.clone());
-        self.names
-            .entry(record.name.clone())
-            .or_default()
-            .insert(record);
-        self.len += 1;
-    }
-
-    fn remove(&mut self, record: &Record) {
-        let Some(set) = self.names.get_mut(&record.name) else {
-            return;
-        };
-        self.len -= usize::from(set.remove(record));
-        let address_stays = set.iter().any(|other| other.addr == record.addr);
-        if set.is_empty() {
-            self.names.remove(&record.name);
-        }
-        if address_stays {
-            return;
-        }
-        if let Some(names) = self.addresses.get_mut(&record.addr) {
-            names.remove(&record.name);
-            if names.is_empty() {
-                self.addresses.remove(&record.addr);
-            }
-        }
-    }
-
-    #[cfg(test)]
-    fn check(&self) {
-        assert_eq!(self.records().count(), self.len);
-        assert!(self.len > 0 && self.names.values().all(|set| !set.is_empty()));
-        let mut addresses: BTreeMap<IpAddr, BTreeSet<Name>> = BTreeMap::new();
-        for record in self.records() {
-            addresses
-                .entry(record.addr)
-                .or_default()
-                .insert(record.name.clone());
-        }
-        assert_eq!(addresses, self.addresses);
+fn take(records: &mut Records, record: &Record) {
+    if let Ok(at) = search(records, record) {
+        records.remove(at);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -469,11 +511,13 @@ mod tests {
         let mut table = NameTable::new(peer(1));
         table.set(record("a.sub.weft.local", "c", 2, 1)).unwrap();
         table.set(record("b", "c", 3, 1)).unwrap();
-        assert!(table.has_under(&name("sub")));
-        assert!(!table.has_under(&name("a.sub.weft.local")));
-        assert!(!table.has_under(&name("su")) && !table.has_under(&name("b")));
+        assert!(table.exists(&name("sub")) && table.lookup(&name("sub")).is_empty());
+        assert!(!table.exists(&name("su")) && !table.exists(&name("x.b.weft.local")));
         table.set(record("sub", "c", 2, 2)).unwrap();
-        assert!(table.has_under(&name("sub")));
+        assert!(table.unset(peer(2), &name("a.sub.weft.local"), "c", addr(1)));
+        assert!(table.exists(&name("sub")));
+        assert!(table.unset(peer(2), &name("sub"), "c", addr(2)));
+        assert!(!table.exists(&name("sub")));
     }
 
     #[derive(Debug, Clone)]
