@@ -72,7 +72,7 @@ async fn all(client: &Client) -> Result<Vec<Listed>, ListError> {
     let report = client.status().await?;
     match Docker::open().await {
         Ok(docker) => of_holders(&report, Some(&docker)).await,
-        Err(DockerError::Absent { .. } | DockerError::Remote(_)) => of_holders(&report, None).await,
+        Err(DockerError::Absent { .. }) => of_holders(&report, None).await,
         Err(error) => Err(error.into()),
     }
 }
