@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn start() -> (Targets, ChaCha20Rng, Instant) {
-        let (mut targets, now) = (Targets::default(), Instant::now());
+        let (mut targets, now) = (Targets::default(), crate::clock::start());
         assert!(targets.add(&[target()], now));
         assert_eq!(targets.due(now), [target()]);
         (targets, ChaCha20Rng::seed_from_u64(1), now)

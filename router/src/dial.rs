@@ -83,9 +83,12 @@ impl Dial {
         self.state = State::Dialling(conn);
     }
 
-    /// It cannot be dialled at this time.
-    pub(crate) fn put_off(&mut self, why: &str, rng: &mut impl Rng, now: Instant) {
-        self.wait(&Ended::because(why), rng, now);
+    /// It cannot be dialled before that time, for a reason of ours.
+    pub(crate) fn put_off(&mut self, until: Instant, why: Option<&str>) {
+        self.state = State::Waiting { at: until };
+        if let Some(why) = why {
+            self.error = Some(why.to_owned());
+        }
     }
 
     /// The peer there is connected, by `conn`.
@@ -236,7 +239,7 @@ mod tests {
     }
 
     fn start() -> (Dial, ChaCha20Rng, Instant) {
-        let now = Instant::now();
+        let now = crate::clock::start();
         (Dial::at(now), ChaCha20Rng::seed_from_u64(1), now)
     }
 }

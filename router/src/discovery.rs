@@ -290,7 +290,7 @@ mod tests {
         (
             Discovery::new(peer(1)),
             ChaCha20Rng::seed_from_u64(1),
-            Instant::now(),
+            crate::clock::start(),
         )
     }
 

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn failures_are_kept_one_per_host_a_bounded_number_for_a_bounded_time() {
-        let (mut failures, now) = (Failures::default(), Instant::now());
+        let (mut failures, now) = (Failures::default(), crate::clock::start());
         for round in 0..3 {
             for n in 0..100 {
                 failures.add(failure(n, now + Duration::from_secs(round)));
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_connected_has_no_failures() {
-        let (mut failures, now) = (Failures::default(), Instant::now());
+        let (mut failures, now) = (Failures::default(), crate::clock::start());
         let peer = PeerName::from_bytes([1; 6]);
         failures.add(failure(1, now));
         failures.add(Failure {

@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn start() -> (Keys, ChaCha20Rng, Instant) {
-        let now = Instant::now();
+        let now = crate::clock::start();
         (Keys::new(false, now), ChaCha20Rng::seed_from_u64(7), now)
     }
 }

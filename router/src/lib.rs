@@ -20,6 +20,8 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+#[cfg(test)]
+mod clock;
 mod config;
 mod connect;
 mod control;

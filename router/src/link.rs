@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use weft_wire::control::{Control, Hello};
 use weft_wire::{Nickname, PeerName};
 
-use crate::control::{CannotSend, Channel, Side};
+use crate::control::{CannotSend, Channel, ChannelError, Side};
 use crate::discovery::Candidate;
 use crate::keys::Keys;
 use crate::pulse::Pulse;
@@ -36,8 +36,13 @@ pub(crate) struct Link {
     /// Who the other side is; from then on it is not `Greeting`.
     pub(crate) hello: Option<Hello>,
     pub(crate) stage: Stage,
-    /// When something came last.
+    /// When something sealed came last, and how much had come by then. Bytes that do not open are
+    /// no sign of life: a stream that lost its order would never be found out.
     heard: Option<Instant>,
+    opened: u64,
+    /// Nothing ever came.
+    mute: bool,
+    began: Instant,
 }
 
 /// Why a connection was opened.
@@ -101,22 +106,37 @@ impl Link {
                 deadline: now + GREETING,
             },
             heard: None,
+            opened: 0,
+            mute: true,
+            began: now,
         }
     }
 
-    /// Something came over TCP.
-    pub(crate) fn hear(&mut self, now: Instant) {
-        self.heard = Some(now);
+    /// Takes bytes from the stream.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.mute = false;
+        self.channel.push(bytes)
+    }
+
+    /// Whether something sealed has come since this was asked last.
+    pub(crate) fn has_heard(&mut self, now: Instant) -> bool {
+        let opened = self.channel.opened();
+        let heard = opened > self.opened;
+        if heard {
+            self.opened = opened;
+            self.heard = Some(now);
+        }
+        heard
     }
 
     /// Nothing ever came.
     pub(crate) fn is_mute(&self) -> bool {
-        self.heard.is_none()
+        self.mute
     }
 
     /// Nothing came for too long.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now >= heard + SILENCE)
+        now >= self.silent_at()
     }
 
     /// Bytes must wait until it is decided what this connection is.
@@ -176,6 +196,11 @@ impl Link {
         to
     }
 
+    fn silent_at(&self) -> Instant {
+        let since = self.up().map(|up| up.since).max(self.heard);
+        since.unwrap_or(self.began) + SILENCE
+    }
+
     /// When something is to be done about it, and what.
     pub(crate) fn poll_timeout(&self) -> (Instant, &'static str) {
         match &self.stage {
@@ -183,8 +208,7 @@ impl Link {
             Stage::Contest { deadline, .. } => (*deadline, "contest"),
             Stage::Standby { deadline, .. } => (*deadline, "standby"),
             Stage::Up(up) => {
-                let heard = self.heard.unwrap_or(up.since);
-                let silence = (heard + SILENCE, "control silence");
+                let silence = (self.silent_at(), "control silence");
                 up.timeouts().into_iter().fold(
                     silence,
                     |first, next| if next.0 < first.0 { next } else { first },

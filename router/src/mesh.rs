@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_others_say_is_gathered_and_what_we_see_ourselves_counts_at_once() {
-        let (us, them, now) = (peer(1), peer(2), Instant::now());
+        let (us, them, now) = (peer(1), peer(2), crate::clock::start());
         let mut mesh = Mesh::new(us);
         let link = |to| BTreeMap::from([(to, LinkState { established: true })]);
         mesh.set_links(them, PeerUid(1), link(us), now);

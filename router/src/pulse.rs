@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn start() -> (Pulse, Instant) {
-        let now = Instant::now();
+        let now = crate::clock::start();
         (Pulse::new(now, addr(1), now), now)
     }
 

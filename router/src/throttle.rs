@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn three_wrong_passwords_in_a_minute_silence_an_address_for_thirty_seconds() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let (mut throttle, start) = (Throttle::default(), crate::clock::start());
         let at = |s| start + Duration::from_secs(s);
         assert!(!throttle.wrong_password(ip(1), at(0)));
         assert!(!throttle.wrong_password(ip(1), at(1)));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), crate::clock::start());
         let taken = (0..100)
             .filter(|_| throttle.accept(ip(1), now).is_ok())
             .count();
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn all_places_together_are_bounded() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), crate::clock::start());
         let taken = (0..200)
             .filter(|n| throttle.accept(ip(*n), now).is_ok())
             .count();
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn accepts_from_one_address_are_bounded_in_rate() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let (mut throttle, start) = (Throttle::default(), crate::clock::start());
         let mut taken = 0;
         for ms in 0..1000 {
             if throttle
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_same_ipv6_net_counts_once() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::default(), crate::clock::start());
         for n in 0..u32::try_from(2 * MAX_VISITORS).unwrap() {
             throttle.wrong_password(IpAddr::V4(n.into()), now);
         }

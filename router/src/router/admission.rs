@@ -9,8 +9,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use weft_wire::PeerName;
 use weft_wire::control::{Hello, Refusal, RefusalReason};
+use weft_wire::{PeerName, PeerUid};
 
 use crate::control::Side;
 use crate::keys::Keys;
@@ -94,41 +94,30 @@ impl Router {
         self.end(old, End::Refuse(refusal), now);
     }
 
-    /// A contested connection has shown that it lives.
-    pub(super) fn settle_contest(&mut self, held: ConnId, now: Instant) {
-        let Some(holder) = self.conns.links.get_mut(&held) else {
+    /// The peer of a connection has shown that it lives: that settles who else may be it.
+    pub(super) fn sign_of_life(&mut self, held: ConnId, now: Instant) {
+        let up = self.conns.links.get_mut(&held).and_then(Link::up_mut);
+        if !up.is_some_and(|up| std::mem::take(&mut up.challenged)) {
             return;
-        };
-        if let Some(up) = holder.up_mut() {
-            up.challenged = false;
         }
-        let Some(holding) = holder.hello.clone() else {
-            return;
-        };
         for conn in self.waiting_for(held) {
-            let hello = self
-                .conns
-                .links
-                .get(&conn)
-                .and_then(|link| link.hello.as_ref());
-            let run = hello.map(|hello| (hello.started, hello.uid));
-            let contest = self.conns.links.get(&conn).is_some_and(Link::is_held);
-            match run {
-                Some(run) if contest && run.1 == holding.uid => {
-                    let refusal =
-                        Refusal::new(RefusalReason::Duplicate, "the connection there is works");
-                    self.end(conn, End::Refuse(refusal), now);
-                }
-                Some(run) if contest && run < (holding.started, holding.uid) => {
-                    let by = self.conns.links.get(&conn).map(|link| link.remote);
-                    self.end(held, End::Refuse(clone_of(by)), now);
-                    return;
-                }
-                Some(_) if contest => {
-                    let by = self.conns.links.get(&held).map(|link| link.remote);
-                    self.end(conn, End::Refuse(clone_of(by)), now);
-                }
-                Some(_) | None => {}
+            let Some((holder, link)) = self.conns.links.get(&held).zip(self.conns.links.get(&conn))
+            else {
+                return;
+            };
+            let (ours, theirs) = (run_of(holder), run_of(link));
+            let (there, here) = (holder.remote, link.remote);
+            if !link.is_held() {
+                continue;
+            }
+            if ours.1 == theirs.1 {
+                let refusal =
+                    Refusal::new(RefusalReason::Duplicate, "the connection there is works");
+                self.end(conn, End::Refuse(refusal), now);
+            } else if ours < theirs {
+                self.end(conn, End::Refuse(clone_of(there)), now);
+            } else {
+                self.end(held, End::Refuse(clone_of(here)), now);
             }
         }
     }
@@ -243,11 +232,6 @@ impl Router {
         let Some(link) = self.conns.links.get_mut(&over) else {
             return;
         };
-        let patience = if link.is_established() {
-            SHORT_CONTEST
-        } else {
-            LONG_CONTEST
-        };
         if let Some(up) = link.up_mut() {
             up.challenged = true;
             if up.keys.can_send() {
@@ -258,7 +242,7 @@ impl Router {
                 });
             }
         }
-        let deadline = now + patience;
+        let deadline = now + CONTEST;
         self.set_stage(conn, Stage::Contest { over, deadline });
     }
 
@@ -305,20 +289,24 @@ fn name_clash(with: SocketAddr) -> Refusal {
     Refusal::new(RefusalReason::NameClash, text)
 }
 
-fn clone_of(other: Option<SocketAddr>) -> Refusal {
-    let with = other.map_or_else(
-        || "with another peer".to_owned(),
-        |other| format!("with {other}"),
-    );
+fn clone_of(other: SocketAddr) -> Refusal {
     let text = format!(
-        "{with}, which has the same key too, as after cloning a disk; run `weft reset --identity` on one of them"
+        "with {other}, which has the same key too, as after cloning a disk; run `weft reset --identity` on one of them"
     );
     Refusal::new(RefusalReason::Clone, text)
 }
 
+/// Which of two runs of a peer goes before the other: start time, then number.
+fn run_of(link: &Link) -> (Option<u64>, Option<PeerUid>) {
+    let hello = link.hello.as_ref();
+    (
+        hello.map(|hello| hello.started),
+        hello.map(|hello| hello.uid),
+    )
+}
+
 /// How long the other side may take to decide; longer than a contest there.
 const STANDBY: Duration = Duration::from_secs(10);
-/// How long an established connection has to answer: several round trips over UDP.
-const SHORT_CONTEST: Duration = Duration::from_secs(3);
-/// How long one without UDP has: more than the interval of control heartbeats.
-const LONG_CONTEST: Duration = Duration::from_secs(6);
+/// How long the peer of a contested connection has to show that it lives. Over UDP it is asked at
+/// once; if that is broken, a control heartbeat comes within 5 s.
+const CONTEST: Duration = Duration::from_secs(6);

@@ -55,46 +55,6 @@ impl Router {
         }
     }
 
-    /// The dial, or the connection it made, is of no interest any more unless it is its peer's.
-    pub(super) fn abandon(&mut self, conn: ConnId, now: Instant) {
-        if self.conns.dials.remove(&conn).is_some() {
-            self.events.push_back(Event::Close { conn });
-        } else if self
-            .conns
-            .links
-            .get(&conn)
-            .is_some_and(|link| link.up().is_none())
-        {
-            self.end(
-                conn,
-                End::Closed("it is not wanted any more".to_owned()),
-                now,
-            );
-        }
-    }
-
-    /// A dial has ended, or the connection it made has before that became its peer's.
-    pub(super) fn dial_ended(
-        &mut self,
-        origin: &Origin,
-        conn: ConnId,
-        ended: &Ended,
-        now: Instant,
-    ) {
-        match origin {
-            Origin::Inbound => {}
-            Origin::Target(target) => {
-                if let Some(dial) = self.targets.dial(target) {
-                    dial.failed(conn, ended, &mut self.rng, now);
-                }
-            }
-            Origin::Discovered(candidate) => {
-                self.discovery
-                    .failed(*candidate, conn, ended, &mut self.rng, now);
-            }
-        }
-    }
-
     /// For the log and the counters.
     pub(super) fn note_refusal(&mut self, remote: SocketAddr, refusal: Refusal, by_peer: bool) {
         let Refusal { reason, text } = refusal;
@@ -229,38 +189,6 @@ impl Router {
                 .is_some_and(|link| link.key == Some(key))
         };
         peers.find(|(_, conn)| same(conn)).map(|(peer, _)| *peer)
-    }
-
-    fn dial_superfluous(&mut self, origin: &Origin, conn: ConnId, peer: PeerName, now: Instant) {
-        match origin {
-            Origin::Inbound => {}
-            Origin::Target(target) => {
-                self.targets.leads_to(target, peer);
-                if let Some(dial) = self.targets.dial(target) {
-                    dial.superfluous(conn);
-                }
-            }
-            Origin::Discovered(candidate) if candidate.peer == peer => {
-                if let Some(dial) = self.discovery.dial(peer) {
-                    dial.superfluous(conn);
-                }
-            }
-            Origin::Discovered(_) => self.found_another(origin, conn, peer, now),
-        }
-    }
-
-    /// An address gossip gave for one peer leads to another one: that address has failed.
-    pub(super) fn found_another(
-        &mut self,
-        origin: &Origin,
-        conn: ConnId,
-        found: PeerName,
-        now: Instant,
-    ) {
-        if matches!(origin, Origin::Discovered(candidate) if candidate.peer != found) {
-            let ended = Ended::because(format!("another peer is there, {found}"));
-            self.dial_ended(origin, conn, &ended, now);
-        }
     }
 }
 

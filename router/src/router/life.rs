@@ -89,7 +89,6 @@ impl Router {
             return;
         };
         let response = up.pulse.handle(from, heartbeat, now);
-        let challenged = up.challenged;
         // The peer may have our key before we have its.
         let answer = response.answer.filter(|_| up.keys.can_send());
         if let Some(addr) = response.moved {
@@ -99,9 +98,7 @@ impl Router {
             self.events
                 .push_back(Event::SendHeartbeat { conn, heartbeat });
         }
-        if challenged {
-            self.settle_contest(conn, now);
-        }
+        self.sign_of_life(conn, now);
         self.update_ready(conn, now);
     }
 

@@ -1,6 +1,7 @@
 //! The control side as one machine: it owns the small ones and makes them work together.
 //!
 //! * `mod.rs`: what the node calls, and the way of bytes and events.
+//! * `dialling.rs`: whom to dial, told or found.
 //! * `admission.rs`: who may be a peer's connection; refusals, clones, duplicates.
 //! * `life.rs`: a connection that is up: keys, heartbeats, readiness, time.
 //! * `ending.rs`: how a connection ends, and who is told.
@@ -11,6 +12,7 @@
 //! under its peer's name; no session number is used twice.
 
 mod admission;
+mod dialling;
 mod ending;
 mod life;
 mod relay;
@@ -33,7 +35,6 @@ use zeroize::Zeroizing;
 
 use crate::connect::Targets;
 use crate::control::{Channel, Credentials, Side, Step};
-use crate::dial::Ended;
 use crate::discovery::Discovery;
 use crate::failures::Failures;
 use crate::link::{Link, Origin, Stage};
@@ -41,8 +42,9 @@ use crate::mesh::Mesh;
 use crate::routes::Routes;
 use crate::throttle::{NotNow, SILENCE, Throttle};
 use crate::topology::{LinkState, Topology};
-use crate::{Config, ConnId, Event, Target, TargetStatus};
+use crate::{Config, ConnId, Event};
 
+pub use dialling::PeerInfo;
 use ending::End;
 pub use relay::SendError;
 
@@ -89,13 +91,6 @@ struct Lingering {
     place: Option<IpAddr>,
 }
 
-/// What gossip tells about where a peer may be dialled.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PeerInfo {
-    /// TCP addresses it may listen at; the first 16 count.
-    pub addresses: Vec<SocketAddr>,
-}
-
 impl Router {
     /// A router without connections. `seed` is the source of all its keys: fresh from the system,
     /// and never used again.
@@ -120,40 +115,6 @@ impl Router {
             links_changed: false,
             stopping: false,
             config,
-        }
-    }
-
-    /// Connects to these targets from here on, at once for those that wait for their next try. With
-    /// `replace` all other targets are forgotten.
-    pub fn connect(&mut self, targets: &[Target], replace: bool, now: Instant) {
-        let added = self.targets.add(targets, now);
-        let dropped = replace && self.keep_targets(|target| targets.contains(target), now);
-        if added || dropped {
-            self.events.push_back(Event::TargetsChanged);
-        }
-        self.dial_due(now);
-    }
-
-    /// Does not dial these targets any more; a connection that is there stays.
-    pub fn forget(&mut self, targets: &[Target], now: Instant) {
-        if self.keep_targets(|target| !targets.contains(target), now) {
-            self.events.push_back(Event::TargetsChanged);
-        }
-        self.finish(now);
-    }
-
-    /// [`Event::Dial`] has led to a TCP connection.
-    pub fn handle_dialed(&mut self, conn: ConnId, remote: SocketAddr, now: Instant) {
-        match self.conns.dials.remove(&conn) {
-            Some(origin) => self.open(conn, Side::Initiator, remote, origin, now),
-            None => self.events.push_back(Event::Close { conn }),
-        }
-    }
-
-    /// [`Event::Dial`] has led to nothing.
-    pub fn handle_dial_failed(&mut self, conn: ConnId, why: String, now: Instant) {
-        if let Some(origin) = self.conns.dials.remove(&conn) {
-            self.dial_ended(&origin, conn, &Ended::because(why), now);
         }
     }
 
@@ -188,15 +149,9 @@ impl Router {
             // It is lingering, or was closed with these on their way.
             return;
         };
-        link.hear(now);
-        let challenged = link.up().is_some_and(|up| up.challenged);
-        if let Err(error) = link.channel.push(bytes) {
-            self.end(conn, End::Broken(error), now);
-        } else {
-            if challenged {
-                self.settle_contest(conn, now);
-            }
-            self.read(conn, now);
+        match link.push(bytes) {
+            Ok(()) => self.read(conn, now),
+            Err(error) => self.end(conn, End::Broken(error), now),
         }
         self.finish(now);
     }
@@ -240,15 +195,6 @@ impl Router {
         now: Instant,
     ) {
         self.mesh.set_links(peer, uid, links, now);
-    }
-
-    /// Gossip tells where a peer may be dialled.
-    pub fn handle_peer_info(&mut self, peer: PeerName, info: PeerInfo, now: Instant) {
-        if self.config.discovery {
-            let connected = self.conns.peers.get(&peer).copied();
-            self.discovery
-                .heard(peer, &info.addresses, connected, &mut self.rng, now);
-        }
     }
 
     /// A peer is gone from gossip: it is not dialled by discovery, and no route leads there.
@@ -332,11 +278,6 @@ impl Router {
         self.mesh.topology()
     }
 
-    /// Targets we were told, those of discovery not among them.
-    pub fn targets(&self) -> Vec<TargetStatus> {
-        self.targets.statuses()
-    }
-
     /// Peers whose connection with us is established.
     pub fn neighbours(&self) -> Vec<PeerName> {
         let links = self.own_links().into_iter();
@@ -385,6 +326,10 @@ impl Router {
             }
         }
         self.transmit(conn);
+        let link = self.conns.links.get_mut(&conn);
+        if link.is_some_and(|link| link.has_heard(now)) {
+            self.sign_of_life(conn, now);
+        }
     }
 
     fn take_step(&mut self, conn: ConnId, step: Step, now: Instant) {
@@ -466,77 +411,12 @@ impl Router {
                 .extend([Event::LinksChanged, Event::RoutesChanged]);
         }
     }
-
-    fn dial_due(&mut self, now: Instant) {
-        if self.stopping {
-            return;
-        }
-        for target in self.targets.due(now) {
-            let full = self.limit_reached();
-            let Some(dial) = self.targets.dial(&target) else {
-                continue;
-            };
-            if full {
-                dial.put_off(RefusalReason::Limit.words(), &mut self.rng, now);
-                continue;
-            }
-            let conn = self.conns.next();
-            dial.begin(conn);
-            self.dial(conn, Origin::Target(target.clone()), target);
-        }
-        for candidate in self.discovery.due(now) {
-            let full = self.limit_reached() || self.conns.discovering() >= MAX_DISCOVERING;
-            let Some(dial) = self.discovery.dial(candidate.peer) else {
-                continue;
-            };
-            if full {
-                dial.put_off("too many connections are being made", &mut self.rng, now);
-                continue;
-            }
-            let conn = self.conns.next();
-            dial.begin(conn);
-            self.dial(
-                conn,
-                Origin::Discovered(candidate),
-                report::target_of(&candidate),
-            );
-        }
-    }
-
-    fn dial(&mut self, conn: ConnId, origin: Origin, target: Target) {
-        self.conns.dials.insert(conn, origin);
-        self.events.push_back(Event::Dial { conn, target });
-    }
-
-    fn limit_reached(&self) -> bool {
-        let limit = self.config.conn_limit;
-        limit != 0 && self.conns.peers.len() >= limit
-    }
-
-    /// Keeps these targets only; returns whether any was dropped.
-    fn keep_targets(&mut self, keep: impl Fn(&Target) -> bool, now: Instant) -> bool {
-        let (dropped, dials) = self.targets.retain(keep);
-        for conn in dials {
-            self.abandon(conn, now);
-        }
-        dropped
-    }
 }
 
 impl Conns {
     fn next(&mut self) -> ConnId {
         self.last += 1;
         ConnId(self.last)
-    }
-
-    /// Dials of discovery that have not led to a peer yet.
-    fn discovering(&self) -> usize {
-        let dials = self.dials.values();
-        let links = self.links.values().filter(|link| link.up().is_none());
-        let origins = dials.chain(links.map(|link| &link.origin));
-        origins
-            .filter(|origin| matches!(origin, Origin::Discovered(_)))
-            .count()
     }
 }
 
@@ -552,7 +432,5 @@ fn name_of(message: &Control) -> &'static str {
     }
 }
 
-/// Peers of discovery dialled at a time; in a large mesh a newcomer hears of hundreds at once.
-const MAX_DISCOVERING: usize = 16;
 /// How long a connection that was told why it ends is kept for the other side to read that.
 const LINGER: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 mod admission;
 mod life;
 mod net;
+mod strangers;
 
 use super::*;
 use crate::link::Up;

@@ -1,6 +1,6 @@
 //! A small network of routers: TCP as pairs of pipes, UDP as datagrams that arrive or not, one clock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ pub(super) fn target(text: &str) -> Target {
 
 impl Net {
     pub(super) fn new(configs: impl IntoIterator<Item = Config>) -> Self {
-        let now = Instant::now();
+        let now = crate::clock::start();
         let mut net = Self {
             now,
             start: now,
@@ -363,10 +363,10 @@ impl Net {
                 }
             }
             Event::Close { conn } => {
-                if let Some((to, conn)) = self.pipes.remove(&(n, conn)) {
-                    if !self.is_cut(n, to) && self.pipes.remove(&(to, conn)).is_some() {
-                        self.deliver(to, Delivery::Closed(conn));
-                    }
+                let other = self.pipes.remove(&(n, conn));
+                let other = other.filter(|(to, _)| !self.is_cut(n, *to));
+                if let Some((to, conn)) = other.filter(|other| self.pipes.remove(other).is_some()) {
+                    self.deliver(to, Delivery::Closed(conn));
                 }
             }
             Event::InstallSend {
@@ -478,10 +478,12 @@ impl Net {
 }
 
 /// The words of the `Refused` events a node saw.
-pub(super) fn refusals(node: &Node) -> VecDeque<String> {
-    let text = |event: &Event| match event {
-        Event::Refused { text, .. } => Some(text.clone()),
-        _ => None,
-    };
-    node.log.iter().filter_map(text).collect()
+pub(super) fn refusals(node: &Node) -> Vec<String> {
+    let mut texts = vec![];
+    for event in &node.log {
+        if let Event::Refused { text, .. } = event {
+            texts.push(text.clone());
+        }
+    }
+    texts
 }
