@@ -1,0 +1,20 @@
+//! The whole product in real namespaces, through `weft lab`: routers, containers and a virtual LAN
+//! as on many machines, with nothing in between replaced.
+//!
+//! Every test brings up labs of its own, so tests may run at once and one that fails leaves the others
+//! alone; [`support`] has the guard that takes a lab down whatever happens. What must run *inside* a lab
+//! (to send odd frames, to listen on the LAN) is this very program again, see [`helper`].
+//!
+//! Root is needed. Where `CI` is set these tests never skip themselves.
+#![forbid(unsafe_code)]
+
+#[path = "netns/helper.rs"]
+mod helper;
+#[path = "netns/link_layer.rs"]
+mod link_layer;
+#[path = "netns/restart.rs"]
+mod restart;
+#[path = "netns/support.rs"]
+mod support;
+#[path = "netns/traffic.rs"]
+mod traffic;

@@ -1,0 +1,316 @@
+//! What runs inside a lab on behalf of a test: this very program, started again with a task in its
+//! environment. So the tests need no tool that a machine may lack.
+//!
+//! A task reports line by line on standard output, each line marked; the first is `ready`. Tasks that
+//! listen go on until their standard input ends.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, bind, sendto};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The environment variable that holds the task.
+pub(crate) const TASK: &str = "NETNS_TASK";
+/// What reports begin with.
+pub(crate) const MARK: &str = "helper: ";
+/// An Ethernet type set aside for local experiments (IEEE 802).
+pub(crate) const ODD_TYPE: u16 = 0x88b5;
+/// All Ethernet types (ETH_P_ALL).
+const ALL_TYPES: u16 = 3;
+/// How long a listener waits before it looks whether it is to end.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+#[test]
+fn helper() {
+    match env::var(TASK) {
+        Ok(task) => perform(&task.split(' ').collect::<Vec<_>>()),
+        Err(_) => streams_differ_by_seed_only(),
+    }
+}
+
+fn perform(task: &[&str]) {
+    match task {
+        ["tcp-serve", port] => tcp_serve(port.parse().unwrap()),
+        ["tcp-call", name, port, bytes] => tcp_call(name, port.parse().unwrap(), bytes),
+        ["udp-hear", group, port] => udp_hear(group, port.parse().unwrap()),
+        ["udp-say", to, port, text] => udp_say(to, port.parse().unwrap(), text),
+        ["udp-noise", to, port, count] => udp_noise(to, port.parse().unwrap(), count),
+        ["udp-replay", to, port, file] => udp_replay(to, port.parse().unwrap(), file),
+        ["tcp-noise", to, port, count] => tcp_noise(to, port.parse().unwrap(), count),
+        ["frames-hear"] => frames_hear(),
+        ["frames-say", link, count, pause] => frames_say(link, count, pause.parse().unwrap()),
+        ["capture", link, file] => capture(link, file),
+        unknown => panic!("no such task: {unknown:?}"),
+    }
+}
+
+fn report(line: &str) {
+    println!("{MARK}{line}");
+    io::stdout().flush().unwrap();
+}
+
+/// Becomes true when standard input ends.
+fn told_to_end() -> Arc<AtomicBool> {
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&told);
+    thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        tell.store(true, Ordering::Relaxed);
+    });
+    told
+}
+
+/// Whether a read only found nothing in time.
+fn nothing_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Bytes that only the same seed gives again.
+fn stream(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    ChaCha20Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+fn streams_differ_by_seed_only() {
+    assert_eq!(stream(1, 100), stream(1, 100));
+    assert_ne!(stream(1, 100), stream(2, 100));
+}
+
+const THERE: u64 = 1;
+const BACK: u64 = 2;
+
+/// Takes one transfer, and sends as much back.
+fn tcp_serve(port: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    report("ready");
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut came = Vec::new();
+    peer.read_to_end(&mut came).unwrap();
+    assert!(
+        came == stream(THERE, came.len()),
+        "bytes changed on their way"
+    );
+    peer.write_all(&stream(BACK, came.len())).unwrap();
+    report(&format!("{} bytes", came.len()));
+}
+
+fn tcp_call(name: &str, port: u16, bytes: &str) {
+    report("ready");
+    let bytes = bytes.parse().unwrap();
+    let mut peer = TcpStream::connect((name, port)).unwrap();
+    peer.write_all(&stream(THERE, bytes)).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    let mut came = Vec::new();
+    peer.read_to_end(&mut came).unwrap();
+    assert!(came == stream(BACK, bytes), "bytes changed on their way");
+    report(&format!("{} bytes", came.len()));
+}
+
+/// Reports each datagram's text; `group` is a multicast group to join, or `-`.
+fn udp_hear(group: &str, port: u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+    if group != "-" {
+        let group = group.parse().unwrap();
+        socket
+            .join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED)
+            .unwrap();
+    }
+    let end = told_to_end();
+    report("ready");
+    let mut buffer = [0; 2048];
+    while !end.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((len, _)) => report(&String::from_utf8_lossy(&buffer[..len])),
+            Err(error) => assert!(nothing_yet(&error), "{error}"),
+        }
+    }
+}
+
+fn udp_say(to: &str, port: u16, text: &str) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.set_broadcast(true).unwrap();
+    report("ready");
+    socket.send_to(text.as_bytes(), (to, port)).unwrap();
+}
+
+/// Random bytes of random lengths, at a speed that a socket buffer bears.
+fn udp_noise(to: &str, port: u16, count: &str) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    report("ready");
+    let count: usize = count.parse().unwrap();
+    for number in 0..count {
+        let mut datagram = vec![0; (rng.next_u32() % 1400) as usize];
+        rng.fill_bytes(&mut datagram);
+        send_unhurried(&socket, &datagram, (to, port), number);
+    }
+}
+
+/// The UDP payloads of captured frames that go to `port`: once more as they are, cut short, and with a
+/// byte changed.
+fn udp_replay(to: &str, port: u16, file: &str) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(4);
+    report("ready");
+    let mut sent = 0;
+    for frame in read_capture(&std::fs::read(file).unwrap()) {
+        let Some(payload) = udp_payload(frame, port) else {
+            continue;
+        };
+        let cut = &payload[..rng.next_u32() as usize % payload.len()];
+        let mut changed = payload.to_vec();
+        changed[rng.next_u32() as usize % payload.len()] ^= 0x40;
+        for datagram in [payload, cut, &changed] {
+            send_unhurried(&socket, datagram, (to, port), sent);
+            sent += 1;
+        }
+    }
+    report(&format!("{sent} sent"));
+}
+
+/// An ICMP "port unreachable" that came back earlier shows as an error of a later send; it is none of ours.
+fn send_unhurried(socket: &UdpSocket, datagram: &[u8], to: (&str, u16), number: usize) {
+    let _ = socket.send_to(datagram, to);
+    if number % 64 == 63 {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Connections that begin with random bytes; whatever is answered, it must be bounded and end.
+fn tcp_noise(to: &str, port: u16, count: &str) {
+    let mut rng = ChaCha20Rng::seed_from_u64(5);
+    report("ready");
+    let count: usize = count.parse().unwrap();
+    for _ in 0..count {
+        let Ok(mut peer) = TcpStream::connect((to, port)) else {
+            continue;
+        };
+        let mut bytes = vec![0; (rng.next_u32() % 4096) as usize];
+        rng.fill_bytes(&mut bytes);
+        // The other end may have closed already, that is its right.
+        let _ = peer.write_all(&bytes);
+    }
+}
+
+/// Reports the number in each frame of the odd type.
+fn frames_hear() {
+    let mut socket = packet_socket(ODD_TYPE);
+    let end = told_to_end();
+    report("ready");
+    let mut frame = [0; 2048];
+    while !end.load(Ordering::Relaxed) {
+        match socket.read(&mut frame) {
+            Ok(len) => {
+                let text = String::from_utf8_lossy(&frame[ETHERNET..len]);
+                report(text.trim_end_matches('\0'));
+            }
+            Err(error) => assert!(nothing_yet(&error), "{error}"),
+        }
+    }
+}
+
+/// Numbered broadcasts of the odd type, with a pause in milliseconds.
+fn frames_say(link: &str, count: &str, pause: u64) {
+    let link = link_named(link);
+    let socket = packet_socket(ODD_TYPE);
+    report("ready");
+    let count: u32 = count.parse().unwrap();
+    for number in 0..count {
+        let mut frame = [0xff; 6].to_vec();
+        frame.extend(link.addr().unwrap());
+        frame.extend(ODD_TYPE.to_be_bytes());
+        frame.extend(format!("{number}").as_bytes());
+        frame.resize(60, 0);
+        let sent = sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty()).unwrap();
+        assert_eq!(sent, frame.len());
+        thread::sleep(Duration::from_millis(pause));
+    }
+}
+
+/// Writes all frames of a link to a file, each after its length.
+fn capture(link: &str, file: &str) {
+    let link = link_named(link);
+    let mut socket = packet_socket(ALL_TYPES);
+    socket.set_recv_buffer_size(4 << 20).unwrap();
+    bind(socket.as_raw_fd(), &link).unwrap();
+    let mut file = File::create(file).unwrap();
+    let end = told_to_end();
+    report("ready");
+    let mut frame = vec![0; 1 << 17];
+    let mut count = 0;
+    let mut ending: Option<Instant> = None;
+    // What was under way when we were told is still taken.
+    while ending.is_none_or(|since| since.elapsed() < LOOK_UP * 4) {
+        match socket.read(&mut frame) {
+            Ok(len) => {
+                file.write_all(&u32::try_from(len).unwrap().to_be_bytes())
+                    .unwrap();
+                file.write_all(&frame[..len]).unwrap();
+                count += 1;
+            }
+            Err(error) => assert!(nothing_yet(&error), "{error}"),
+        }
+        if end.load(Ordering::Relaxed) {
+            ending.get_or_insert_with(Instant::now);
+        }
+    }
+    report(&format!("{count} frames"));
+}
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// The frames `capture` wrote.
+pub(crate) fn read_capture(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while let Some((len, rest)) = bytes.split_first_chunk() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*len) as usize);
+        frames.push(frame);
+        bytes = rest;
+    }
+    frames
+}
+
+/// The payload of an IPv4 UDP frame to this port, if it is one and has any.
+pub(crate) fn udp_payload(frame: &[u8], port: u16) -> Option<&[u8]> {
+    let ip = frame.get(ETHERNET..)?;
+    let header = usize::from(ip.first()? & 15) * 4;
+    let is_udp = frame.get(12..14)? == [8, 0] && ip.get(9)? == &17;
+    let udp = ip.get(header..)?;
+    let for_port = udp.get(2..4)? == port.to_be_bytes();
+    let len = usize::from(u16::from_be_bytes(udp.get(4..6)?.try_into().ok()?));
+    let payload = udp.get(8..len)?;
+    (is_udp && for_port && !payload.is_empty()).then_some(payload)
+}
+
+fn packet_socket(kind: u16) -> Socket {
+    let protocol = Protocol::from(i32::from(kind.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).unwrap();
+    socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+    socket
+}
+
+fn link_named(name: &str) -> LinkAddr {
+    let mut links = getifaddrs().unwrap();
+    let link = links.find_map(|link| {
+        let address = link.address?;
+        (link.interface_name == name)
+            .then(|| address.as_link_addr().copied())
+            .flatten()
+    });
+    let link = link.unwrap_or_else(|| panic!("no link {name}"));
+    assert!(link.len() > 0, "{name} has no hardware address");
+    link
+}

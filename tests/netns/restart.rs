@@ -1,0 +1,67 @@
+//! A router may die at any moment: its host's containers go on, and it takes up where it was.
+
+use std::thread;
+use std::time::Duration;
+
+use super::support::{Lab, SOON, connections, ensure, eventually, possible};
+
+#[test]
+fn containers_of_a_host_keep_talking_while_its_router_is_dead_and_all_is_back_after_relaunch() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("crash", 3, 2, &[]);
+    let addresses = lab.ok("host2", &["weft", "ps"]);
+    let names = lab.ok("host1", &["weft", "status", "dns"]);
+    let targets = lab.report("host2").router.targets;
+    assert_eq!(targets, ["host1"]);
+    // c3 and c4 are on host2. By address: who answers for names is dead, too.
+    let c4 = lab.ok("host2", &["weft", "dns-lookup", "c4"]);
+    let mut answered = 0;
+    lab.crash("host2");
+    for _ in 0..20 {
+        answered += u32::from(lab.ping("c3", c4.trim()).is_ok());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(answered, 20, "pings on the host whose router is dead");
+
+    lab.ok("host2", &["weft", "launch"]);
+    let back = Duration::from_secs(5);
+    lab.pings("c3", "c1", back);
+    lab.pings("c5", "c4", back);
+    lab.pings("c1", "c3", back);
+    assert_eq!(lab.ok("host2", &["weft", "ps"]), addresses);
+    assert_eq!(lab.report("host2").router.targets, targets);
+    eventually("host1 has the same names again", SOON, || {
+        let found = lab.ok("host1", &["weft", "status", "dns"]);
+        ensure(found == names, format!("{found}\ninstead of\n{names}"))
+    });
+}
+
+#[test]
+fn a_router_is_launched_once_and_resumes_when_told_to() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("resume", 2, 1, &[]);
+    let said = lab.exec("host2", &["weft", "launch"]).failure(3);
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    assert!(said.contains("already"), "{said}");
+
+    let name = lab.report("host2").router.name;
+    lab.ok("host2", &["weft", "stop"]);
+    let said = lab.exec("host2", &["weft", "status"]);
+    assert_ne!(said.code, Some(0), "{said:?}");
+    lab.ok("host2", &["weft", "launch", "--resume"]);
+    lab.pings("c2", "c1", SOON);
+    lab.pings("c1", "c2", SOON);
+    let report = lab.report("host2");
+    assert_eq!(report.router.name, name);
+    assert_eq!(report.router.targets, ["host1"]);
+    assert_eq!(connections(&report, "host1").len(), 1);
+
+    // An orderly stop means that the next launch starts with what it is told only.
+    lab.ok("host2", &["weft", "stop"]);
+    lab.ok("host2", &["weft", "launch"]);
+    assert_eq!(lab.report("host2").router.targets, [] as [&str; 0]);
+}
