@@ -10,8 +10,18 @@
 
 #[path = "netns/helper.rs"]
 mod helper;
+#[path = "netns/hostile.rs"]
+mod hostile;
+#[path = "netns/leftovers.rs"]
+mod leftovers;
 #[path = "netns/link_layer.rs"]
 mod link_layer;
+#[path = "netns/privacy.rs"]
+mod privacy;
+#[path = "netns/refusals.rs"]
+mod refusals;
+#[path = "netns/relay.rs"]
+mod relay;
 #[path = "netns/restart.rs"]
 mod restart;
 #[path = "netns/support.rs"]

@@ -49,6 +49,7 @@ fn perform(task: &[&str]) {
         ["tcp-noise", to, port, count] => tcp_noise(to, port.parse().unwrap(), count),
         ["frames-hear"] => frames_hear(),
         ["frames-say", link, count, pause] => frames_say(link, count, pause.parse().unwrap()),
+        ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
         unknown => panic!("no such task: {unknown:?}"),
     }
@@ -158,8 +159,8 @@ fn udp_noise(to: &str, port: u16, count: &str) {
     }
 }
 
-/// The UDP payloads of captured frames that go to `port`: once more as they are, cut short, and with a
-/// byte changed.
+/// The UDP payloads of captured frames that go to `port`: once more as they are, cut short, and with
+/// each byte of their beginning changed.
 fn udp_replay(to: &str, port: u16, file: &str) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let mut rng = ChaCha20Rng::seed_from_u64(4);
@@ -170,10 +171,15 @@ fn udp_replay(to: &str, port: u16, file: &str) {
             continue;
         };
         let cut = &payload[..rng.next_u32() as usize % payload.len()];
-        let mut changed = payload.to_vec();
-        changed[rng.next_u32() as usize % payload.len()] ^= 0x40;
-        for datagram in [payload, cut, &changed] {
+        for datagram in [payload, cut] {
             send_unhurried(&socket, datagram, (to, port), sent);
+            sent += 1;
+        }
+        // Version, kind, receiver index and counter are all within the first bytes.
+        for position in 0..payload.len().min(24) {
+            let mut changed = payload.to_vec();
+            changed[position] ^= 0x40;
+            send_unhurried(&socket, &changed, (to, port), sent);
             sent += 1;
         }
     }
@@ -202,6 +208,22 @@ fn tcp_noise(to: &str, port: u16, count: &str) {
         // The other end may have closed already, that is its right.
         let _ = peer.write_all(&bytes);
     }
+}
+
+/// Reports the lines of a page.
+fn http_get(from: &str, path: &str) {
+    let mut peer = TcpStream::connect(from).unwrap();
+    report("ready");
+    write!(
+        peer,
+        "GET {path} HTTP/1.0\r\nHost: {from}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    peer.read_to_string(&mut text).unwrap();
+    let (head, page) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{head}");
+    page.lines().for_each(report);
 }
 
 /// Reports the number in each frame of the odd type.

@@ -1,6 +1,7 @@
 //! What all namespace tests use: a lab that goes down with its guard, commands with a deadline, and
 //! waiting for a condition instead of for a while.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -395,4 +396,16 @@ pub(crate) fn shared_file(folder: &tempfile::TempDir, name: &str) -> (PathBuf, S
     let path = folder.path().join(name);
     let text = path.to_str().unwrap().to_owned();
     (path, text)
+}
+
+/// The counters and gauges a router shows at `/metrics`, labels included in their names.
+#[track_caller]
+pub(crate) fn metrics(lab: &Lab, host: &str) -> BTreeMap<String, u64> {
+    let lines = lab.task(host, &["http-get", "127.0.0.1:6782", "/metrics"]);
+    let values = lines.iter().filter(|line| !line.starts_with('#'));
+    let values = values.filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    });
+    values.collect()
 }
