@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use weft_wire::PeerUid;
 use weft_wire::control::Suite;
 use weft_wire::message::Heartbeat;
 
@@ -362,7 +363,7 @@ fn at_rest_a_router_wakes_a_few_times_in_a_second_and_says_why() {
 
 proptest! {
     // Each case is minutes of a network; these were run by the thousand when they were written.
-    #![proptest_config(ProptestConfig::with_cases(6))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn garbage_on_a_stream_hurts_that_stream_alone(
@@ -381,22 +382,18 @@ proptest! {
     }
 
     #[test]
-    fn whoever_dials_whom_and_whatever_is_cut_all_meet_in_the_end(
-        dials in prop::collection::vec((0_usize..4, 0_usize..4, 0_u64..3000), 1..12),
-        cuts in prop::collection::vec((0_usize..4, 0_usize..4, 0_u64..30_000), 0..4),
+    fn whatever_happens_all_meet_in_the_end_once(
+        happenings in prop::collection::vec((happening(), 0_u64..8000), 1..25),
     ) {
         let mut net = Net::of(4);
-        for (a, b, wait) in dials {
-            net.connect(a, &format!("n{b}"));
-            net.run(Duration::from_millis(wait));
-        }
-        for (a, b, wait) in cuts {
-            net.cut.insert((a.min(b), a.max(b)));
+        for (n, (what, wait)) in happenings.into_iter().enumerate() {
+            what.happen(&mut net, n as u64);
             net.run(Duration::from_millis(wait));
         }
         net.cut.clear();
+        net.udp_shut.clear();
         net.gossip_addresses();
-        net.run_secs(150);
+        net.run_secs(200);
         for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
             prop_assert!(net.established(a, b), "{a} {b}: {:?} {:?}", net.statuses(a), net.statuses(b));
         }
@@ -404,6 +401,67 @@ proptest! {
         let disconnects: usize = (0..4).map(|n| net.disconnects(n)).sum();
         net.run_secs(200);
         prop_assert_eq!((0..4).map(|n| net.disconnects(n)).sum::<usize>(), disconnects);
+    }
+}
+
+/// What can happen to four peers.
+#[derive(Debug, Clone)]
+enum Happening {
+    Connect(usize, usize),
+    Cut(usize, usize),
+    Heal,
+    ShutUdp(usize),
+    /// One end of a connection sees it break, the other does not.
+    Reset(usize),
+    Restart {
+        node: usize,
+        silently: bool,
+        clock: u64,
+    },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let node = 0_usize..4;
+    prop_oneof![
+        4 => (node.clone(), node.clone()).prop_map(|(a, b)| Happening::Connect(a, b)),
+        1 => (node.clone(), node.clone()).prop_map(|(a, b)| Happening::Cut(a, b)),
+        1 => Just(Happening::Heal),
+        1 => node.clone().prop_map(Happening::ShutUdp),
+        1 => node.clone().prop_map(Happening::Reset),
+        1 => (node, any::<bool>(), 0_u64..3)
+            .prop_map(|(node, silently, clock)| Happening::Restart { node, silently, clock }),
+    ]
+}
+
+impl Happening {
+    fn happen(self, net: &mut Net, n: u64) {
+        match self {
+            Self::Connect(a, b) => net.connect(a, &format!("n{b}")),
+            Self::Cut(a, b) => {
+                net.cut.insert((a.min(b), a.max(b)));
+            }
+            Self::Heal => {
+                net.cut.clear();
+                net.udp_shut.clear();
+            }
+            Self::ShutUdp(node) => {
+                net.udp_shut.insert(node);
+            }
+            Self::Reset(node) => net.reset_one_end(node),
+            Self::Restart {
+                node,
+                silently,
+                clock,
+            } => {
+                let number = u8::try_from(node).unwrap();
+                let run = Config {
+                    uid: PeerUid(1000 + n),
+                    started: clock,
+                    ..config(number)
+                };
+                net.restart(node, run, silently);
+            }
+        }
     }
 }
 

@@ -149,6 +149,9 @@ impl Net {
             let Some(other) = self.pipes.remove(&end) else {
                 continue;
             };
+            if !self.pipes.contains_key(&other) {
+                continue;
+            }
             if silently {
                 self.pipes.insert(other, (n, ConnId(u64::MAX)));
             } else {
