@@ -20,7 +20,7 @@ use crate::asks::Asks;
 use crate::consensus::{Acceptor, Election};
 use crate::digest::Digest;
 use crate::event::{Answer, Config, Event};
-use crate::message::Message;
+use crate::message::{Message, unknown};
 use crate::requests::{FreeError, Pending, RequestError, RequestId, Wish};
 use crate::ring::{Ring, Takeover};
 use crate::saved::{LoadError, Saved, check_config};
@@ -202,7 +202,8 @@ impl Allocator {
         }
         let taken = ring.take_over(peer, self.config.us, Takeover::Stranger);
         if taken > 0 {
-            self.change_ring(ring, now);
+            self.set_ring(ring, now);
+            self.work(now);
         }
         taken
     }
@@ -222,7 +223,17 @@ impl Allocator {
         }
         self.space.clear();
         self.answer_all(|_| true, &RequestError::HandedOver);
-        self.change_ring(ring, now);
+        self.set_ring(ring, now);
+        // We may be gone before anybody can ask for the ring: the neighbours keep it for the heir.
+        for peer in self
+            .sync
+            .neighbours()
+            .chain([heir])
+            .collect::<BTreeSet<_>>()
+        {
+            self.send_ring(peer, 0);
+        }
+        self.work(now);
         Some(heir)
     }
 
@@ -269,6 +280,8 @@ impl Allocator {
         now: Instant,
     ) -> Result<(), Malformed> {
         let done = match Message::parse(bytes, self.config.pool) {
+            // A clone of us; what it says of itself is not to be mixed up with what we know.
+            Ok(_) if from == self.config.us => Err(unknown("sender, which has our own name", 0)),
             Ok(message) => self.dispatch(from, message, now),
             Err(malformed) => Err(malformed),
         };
@@ -344,6 +357,9 @@ impl Allocator {
         self.dirty();
         self.review_holdings(now);
         self.reconsider_asks(now);
+        self.out
+            .effects
+            .retain(|e| !matches!(e, Event::Announce(_)));
         self.effect(Event::Announce(self.digest));
     }
 
@@ -389,15 +405,6 @@ impl Allocator {
         live.extend(self.sync.neighbours());
         live.remove(&self.config.us);
         live
-    }
-
-    /// A change of the ring by us alone, which everybody is to hear of soon.
-    fn change_ring(&mut self, ring: Ring, now: Instant) {
-        self.set_ring(ring, now);
-        for peer in self.live() {
-            self.send_ring(peer, 0);
-        }
-        self.work(now);
     }
 
     fn reach_changed(&mut self, more: bool, now: Instant) {

@@ -315,3 +315,177 @@ impl Election {
         chosen.then_some(decree)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    const PEERS: u8 = 5;
+
+    fn peer(n: u8) -> PeerName {
+        PeerName::from_bytes([2, 0, 0, 0, 0, n])
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    /// Proposers and acceptors over a network that loses, repeats and reorders, and peers that
+    /// crash and keep what was on the disk. Nobody stops at a decree, so that proposals go on
+    /// after one was chosen: they must all choose the same.
+    struct Council {
+        rng: ChaCha20Rng,
+        now: Instant,
+        peers: Vec<Election>,
+        wire: Vec<(PeerName, PeerName, Message)>,
+        chosen: Vec<Decree>,
+    }
+
+    impl Council {
+        fn new(seed: u64) -> Self {
+            Self {
+                rng: ChaCha20Rng::seed_from_u64(seed),
+                now: start(),
+                peers: (0..PEERS).map(|_| Election::default()).collect(),
+                wire: Vec::new(),
+                chosen: Vec::new(),
+            }
+        }
+
+        fn draw(&mut self, below: u64) -> u64 {
+            self.rng.next_u64() % below
+        }
+
+        fn round(&mut self) {
+            self.now += Duration::from_millis(100);
+            let n = usize::try_from(self.draw(PEERS.into())).unwrap();
+            if self.draw(10) == 0 {
+                self.peers[n] = Election::new(self.peers[n].acceptor().clone());
+            }
+            self.advance(n);
+            for _ in 0..self.draw(12) {
+                self.deliver();
+            }
+        }
+
+        fn advance(&mut self, n: usize) {
+            let us = peer(u8::try_from(n).unwrap());
+            let reachable = (0..PEERS).map(peer).filter(|p| *p != us).collect();
+            let field = Field {
+                us,
+                reachable: &reachable,
+                quorum: 3,
+            };
+            let mut out = Outbox::new();
+            let chosen = self.peers[n].step(field, &mut self.rng, &mut out, self.now);
+            self.chosen.extend(chosen);
+            let sent = out.into_iter().map(|(to, message)| (us, to, message));
+            self.wire.extend(sent);
+        }
+
+        fn deliver(&mut self) {
+            let Ok(len) = u64::try_from(self.wire.len()) else {
+                return;
+            };
+            if len == 0 {
+                return;
+            }
+            let at = usize::try_from(self.draw(len)).unwrap();
+            let (from, to, message) = match self.draw(10) {
+                0 => return drop(self.wire.swap_remove(at)),
+                1 => self.wire[at].clone(),
+                _ => self.wire.swap_remove(at),
+            };
+            let n = usize::from(to.to_bytes()[5]);
+            let election = &mut self.peers[n];
+            let reply = match message {
+                Message::Prepare { ballot } => Some(election.handle_prepare(ballot)),
+                Message::Accept { ballot, decree } => Some(election.handle_accept(ballot, &decree)),
+                Message::Promise { ballot, accepted } => {
+                    election.handle_promise(from, ballot, accepted);
+                    None
+                }
+                Message::Accepted { ballot } => {
+                    let chosen = election.handle_accepted(from, ballot, 3);
+                    self.chosen.extend(chosen);
+                    None
+                }
+                Message::Outbid { ballot, promised } => {
+                    election.handle_outbid(ballot, promised);
+                    None
+                }
+                other @ (Message::Sync { .. }
+                | Message::Same { .. }
+                | Message::Ring { .. }
+                | Message::Space { .. }
+                | Message::NoSpace { .. }
+                | Message::Claim { .. }
+                | Message::Taken { .. }
+                | Message::Adopted { .. }
+                | Message::Settled { .. }
+                | Message::Start
+                | Message::Abstain) => panic!("no vote: {other:?}"),
+            };
+            self.wire.extend(reply.map(|reply| (to, from, reply)));
+            self.advance(n);
+        }
+    }
+
+    #[test]
+    fn whatever_is_lost_and_whoever_crashes_only_one_decree_is_chosen() {
+        let mut decided = 0;
+        for seed in 0..300 {
+            let mut council = Council::new(seed);
+            for _ in 0..400 {
+                council.round();
+            }
+            if let Some((first, others)) = council.chosen.split_first() {
+                decided += usize::from(!others.is_empty());
+                assert!(others.iter().all(|d| d == first), "seed {seed}");
+            }
+        }
+        assert!(decided > 200, "only {decided} councils chose twice or more");
+    }
+
+    #[test]
+    fn a_lower_ballot_is_refused_with_the_one_that_stands() {
+        let mut election = Election::default();
+        let ballot = |round| Ballot {
+            round,
+            proposer: peer(1),
+        };
+        election.handle_prepare(ballot(5));
+        let outbid = Message::Outbid {
+            ballot: ballot(4),
+            promised: ballot(5),
+        };
+        assert_eq!(election.handle_prepare(ballot(4)), outbid);
+        let decree = Decree {
+            bits: 1,
+            founders: BTreeSet::from([peer(1)]),
+        };
+        assert_eq!(election.handle_accept(ballot(4), &decree), outbid);
+        assert_eq!(
+            election.handle_accept(ballot(5), &decree),
+            Message::Accepted { ballot: ballot(5) }
+        );
+    }
+
+    #[test]
+    fn attempts_come_further_and_further_apart() {
+        let mut council = Council::new(1);
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            council.advance(0);
+            let next = council.peers[0].retry.unwrap();
+            pauses.push(next - council.now);
+            council.now = next;
+        }
+        assert!(pauses[0] <= FIRST_RETRY);
+        assert!(pauses[9] >= LAST_RETRY / 2 && pauses[9] <= LAST_RETRY);
+    }
+}

@@ -40,7 +40,7 @@ impl Allocator {
             }
             Message::Claim { ring, addrs } => self.handle_claim(from, ring, &addrs, now),
             Message::Taken { ring, addrs, why } => self.handle_taken(from, ring, &addrs, why),
-            Message::Adopted { ring } => self.handle_adopted(from, ring),
+            Message::Adopted { ring, digest } => self.handle_adopted(from, ring, digest, now),
             Message::Settled { ring } => {
                 if self.has_ring(ring) {
                     self.settling.companions.remove(&from);
@@ -224,6 +224,219 @@ impl Allocator {
                     holder: from,
                 });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ring::RingKind;
+    use crate::simulation::cluster::{config, name};
+    use crate::{Config, ContainerId, Init, RequestId};
+
+    const ADDR: &str = "10.0.0.200";
+
+    #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn pool() -> Cidr {
+        "10.0.0.0/24".parse().unwrap()
+    }
+
+    /// Peer 0 of a ring that two peers founded.
+    fn allocator() -> Allocator {
+        let init = Init::Seed(vec![name(0), name(1)]);
+        let config: Config = config(0, pool(), init, 1);
+        let mut allocator = Allocator::new(config, None, [0; 32], start()).unwrap();
+        allocator.set_reachable(BTreeSet::from([name(1), name(2)]), start());
+        allocator.prime(RequestId(1), start());
+        drain(&mut allocator);
+        allocator
+    }
+
+    fn drain(allocator: &mut Allocator) -> Vec<Event> {
+        std::iter::from_fn(|| allocator.poll_event()).collect()
+    }
+
+    fn sent(events: &[Event]) -> Vec<(PeerName, Message)> {
+        let sent = events.iter().filter_map(|event| match event {
+            Event::Send { to, bytes } => Some((*to, Message::parse(bytes, pool()).unwrap())),
+            Event::Persist(_)
+            | Event::Answer { .. }
+            | Event::Announce(_)
+            | Event::Synced { .. }
+            | Event::Conflict { .. } => None,
+        });
+        sent.collect()
+    }
+
+    fn tell(allocator: &mut Allocator, from: usize, message: &Message) -> Vec<Event> {
+        let bytes = message.emit(pool());
+        allocator
+            .handle_message(name(from), &bytes, start())
+            .unwrap();
+        drain(allocator)
+    }
+
+    /// Peer 0 holds an address that peer 2 took over with all of peer 0's space.
+    fn robbed() -> (Allocator, Ring) {
+        let mut allocator = allocator();
+        let mine = "10.0.0.1".parse().unwrap();
+        allocator.claim(RequestId(2), ContainerId::new("c"), mine, 24, start());
+        drain(&mut allocator);
+        let mut ring = allocator.ring.clone().unwrap();
+        ring.take_over(name(0), name(2), crate::ring::Takeover::Stranger);
+        (allocator, ring)
+    }
+
+    #[test]
+    fn whoever_knows_less_is_told_the_rest() {
+        let mut allocator = allocator();
+        let older = allocator.ring.clone();
+        let mut newer = older.clone().unwrap();
+        newer.take_over(name(1), name(2), crate::ring::Takeover::Owner);
+        let ring = |ring| Message::Ring { nonce: 0, ring };
+        let told = tell(&mut allocator, 2, &ring(Some(newer.clone())));
+        assert_eq!(sent(&told), []);
+        assert!(matches!(told[0], Event::Persist(_)));
+        let told = tell(&mut allocator, 1, &ring(older));
+        let [
+            (
+                to,
+                Message::Ring {
+                    ring: Some(back), ..
+                },
+            ),
+        ] = &sent(&told)[..]
+        else {
+            panic!("{told:?}");
+        };
+        assert_eq!((*to, back.digest()), (name(1), newer.digest()));
+        let told = tell(&mut allocator, 1, &ring(None));
+        assert_eq!(sent(&told).len(), 1);
+    }
+
+    #[test]
+    fn a_message_about_another_ring_is_answered_with_ours_and_does_nothing() {
+        let mut allocator = allocator();
+        let before = allocator.digest();
+        let ring = RingId {
+            kind: RingKind::Lone,
+            bits: 1,
+        };
+        let addrs = vec!["10.0.0.7".parse().unwrap()];
+        let subnet = pool();
+        for message in [
+            Message::Space { ring, subnet },
+            Message::Claim { ring, addrs },
+        ] {
+            let told = sent(&tell(&mut allocator, 1, &message));
+            assert!(
+                matches!(told[..], [(to, Message::Ring { ring: Some(_), .. })] if to == name(1))
+            );
+        }
+        assert_eq!(allocator.digest(), before);
+    }
+
+    #[test]
+    fn a_denial_counts_only_from_the_owner() {
+        let (mut allocator, ring) = robbed();
+        let id = ring.id();
+        let ring = Some(ring);
+        tell(&mut allocator, 2, &Message::Ring { nonce: 0, ring });
+        assert_eq!(allocator.status().unsettled.len(), 1);
+        let addrs = vec!["10.0.0.1".parse().unwrap()];
+        let taken = Message::Taken {
+            ring: id,
+            addrs,
+            why: Denial::InUse,
+        };
+        assert_eq!(tell(&mut allocator, 1, &taken), []);
+        let told = tell(&mut allocator, 2, &taken);
+        assert!(matches!(told[0], Event::Persist(_)));
+        assert!(matches!(&told[1], Event::Conflict { holder, .. } if *holder == name(2)));
+        // Said twice, it is done once.
+        assert_eq!(tell(&mut allocator, 2, &taken), []);
+    }
+
+    #[test]
+    fn a_claim_is_answered_for_each_address_on_its_own() {
+        let mut allocator = allocator();
+        let mine: Addr = "10.0.0.1".parse().unwrap();
+        allocator.claim(RequestId(2), ContainerId::new("c"), mine, 24, start());
+        drain(&mut allocator);
+        let ring = allocator.ring.as_ref().unwrap().id();
+        let free: Addr = "10.0.0.2".parse().unwrap();
+        let addrs = vec![mine, free, ADDR.parse().unwrap()];
+        let told = tell(&mut allocator, 2, &Message::Claim { ring, addrs });
+        let [
+            (
+                _,
+                Message::Ring {
+                    ring: Some(now), ..
+                },
+            ),
+            (_, Message::Taken { addrs, why, .. }),
+        ] = &sent(&told)[..]
+        else {
+            panic!("{told:?}");
+        };
+        assert_eq!(now.owner_of(free), Some(name(2)));
+        assert_eq!(now.owner_of(mine), Some(name(0)));
+        assert_eq!((&addrs[..], *why), (&[mine][..], Denial::InUse));
+        assert!(matches!(told[0], Event::Persist(_)));
+    }
+
+    #[test]
+    fn malformed_messages_and_our_own_are_counted_and_change_nothing() {
+        let mut allocator = allocator();
+        let before = allocator.saved();
+        let start_message = Message::Start.emit(pool());
+        for (from, bytes) in [(1, &b"nonsense"[..]), (1, &[]), (0, &start_message)] {
+            let result = allocator.handle_message(name(from), bytes, start());
+            assert!(result.is_err());
+            assert_eq!(drain(&mut allocator), []);
+        }
+        assert_eq!(allocator.status().malformed, 3);
+        assert_eq!(allocator.saved(), before);
+    }
+
+    #[test]
+    fn rings_that_are_too_large_together_are_refused() {
+        let mut allocator = Allocator::new(
+            config(
+                0,
+                "10.0.0.0/8".parse().unwrap(),
+                Init::Seed(vec![name(0)]),
+                1,
+            ),
+            None,
+            [0; 32],
+            start(),
+        )
+        .unwrap();
+        allocator.prime(RequestId(1), start());
+        let pool = allocator.config.pool;
+        let ours = allocator.ring.clone().unwrap();
+        let entry = ours.entries()[&pool.first()];
+        let many = |step: u32, odd: u32| {
+            let token = |n| if n == 0 { 0 } else { n * step + odd };
+            let tokens = (0..u32::try_from(MAX_ENTRIES).unwrap()).map(token);
+            let entries: Vec<_> = tokens
+                .map(|t| (Addr::from_bits(pool.first().to_bits() + t), entry))
+                .collect();
+            Ring::from_parts(pool, ours.id(), ours.founders().to_vec(), &entries).unwrap()
+        };
+        for (odd, accepted) in [(0, true), (1, false)] {
+            let ring = Some(many(2, odd));
+            let bytes = Message::Ring { nonce: 0, ring }.emit(pool);
+            let result = allocator.handle_message(name(1), &bytes, start());
+            assert_eq!(result.is_ok(), accepted, "{result:?}");
         }
     }
 }

@@ -47,8 +47,9 @@ pub(crate) enum Message {
         addrs: Vec<Addr>,
         why: Denial,
     },
-    /// We gave our ring up for this one: tell us when you did, and have settled your addresses.
-    Adopted { ring: RingId },
+    /// We gave our ring up for this one, whose digest is now that: tell us when you did, and have
+    /// settled your addresses.
+    Adopted { ring: RingId, digest: Digest },
     /// We have that ring, and none of our addresses is unsettled.
     Settled { ring: RingId },
     /// We need a ring and may not found one: please do.
@@ -110,7 +111,10 @@ impl Message {
                 write_addrs(write_id(&mut w, *ring), addrs);
                 w.u8(why.code());
             }
-            Self::Adopted { ring } | Self::Settled { ring } => {
+            Self::Adopted { ring, digest } => {
+                write_id(&mut w, *ring).raw(&digest.to_bytes());
+            }
+            Self::Settled { ring } => {
                 write_id(&mut w, *ring);
             }
             Self::Start | Self::Abstain => {}
@@ -185,7 +189,10 @@ impl Message {
                 addrs: read_addrs(r)?,
                 why: Denial::read(r)?,
             },
-            ADOPTED => Self::Adopted { ring: read_id(r)? },
+            ADOPTED => Self::Adopted {
+                ring: read_id(r)?,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+            },
             SETTLED => Self::Settled { ring: read_id(r)? },
             START => Self::Start,
             ABSTAIN => Self::Abstain,
@@ -475,7 +482,10 @@ mod tests {
                 addrs,
                 why: Denial::RingFull,
             },
-            Message::Adopted { ring: ring_id },
+            Message::Adopted {
+                ring: ring_id,
+                digest,
+            },
             Message::Settled { ring: ring_id },
             Message::Start,
             Message::Prepare { ballot },

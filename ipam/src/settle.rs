@@ -5,9 +5,9 @@
 //! it, and then our container has lost it (`Conflict`). Until all are settled nobody here
 //! gets a new address, and no barrier opens.
 //!
-//! A peer that gives its ring up for another one also waits for its *companions*, the reachable
-//! owners in the old ring, because their containers are reachable through us: they are asked until
-//! each says it has settled its own.
+//! A peer that gives its ring up for another one also waits for its *companions*, the owners in the
+//! old ring and all that are reachable at that time, because their containers are reachable through
+//! us: each of them that is within reach is asked until it says that it has settled its own.
 //!
 //! An owner that cannot be reached holds nothing up: its containers cannot be reached either. For
 //! [`GRACE`] after the change we wait even so, since who is reachable is only just being learned.
@@ -20,6 +20,7 @@ use weft_wire::PeerName;
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
 use crate::asks::{Want, choose_donor};
+use crate::digest::Digest;
 use crate::message::{Denial, MAX_ADDRS, Message};
 use crate::requests::Wish;
 use crate::ring::{Ring, RingId};
@@ -34,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(crate) struct Settling {
     /// Until when owners count as reachable in any case.
     pub(crate) grace: Option<Instant>,
-    /// Peers of the ring we gave up that have not said they settled.
+    /// Those that were with us when we gave a ring up and have not said they settled.
     pub(crate) companions: BTreeSet<PeerName>,
     /// When to ask the companions (again).
     pub(crate) ask_again: Option<Instant>,
@@ -49,15 +50,12 @@ impl Allocator {
     pub(crate) fn adopt_ring(&mut self, ours: &Ring, theirs: Ring, now: Instant) {
         let us = self.config.us;
         let owners = ours.owners().into_keys().filter(|peer| *peer != us);
-        self.settling.companions.extend(owners);
+        let live = self.live();
+        self.settling.companions.extend(owners.chain(live));
         self.settling.ask_again = Some(now);
         self.settling.askers.clear();
         self.asks.clear();
-        self.sync.restart(now);
         self.set_ring(theirs, now);
-        for peer in self.live() {
-            self.send_ring(peer, 0);
-        }
     }
 
     /// Compares what we hold with what the ring says is ours.
@@ -107,12 +105,20 @@ impl Allocator {
         unsettled.any(|(_, _, owner)| grace || self.is_live(owner))
     }
 
-    /// A peer gave its ring up for this one and waits for us.
-    pub(crate) fn handle_adopted(&mut self, from: PeerName, id: RingId) {
+    /// A peer gave its ring up for this one and waits for us. Most often we have not heard of that
+    /// ring; then we ask for it like for any that was announced, so that many peers that give
+    /// theirs up at once do not send it to each other.
+    pub(crate) fn handle_adopted(
+        &mut self,
+        from: PeerName,
+        id: RingId,
+        digest: Digest,
+        now: Instant,
+    ) {
         if self.has_ring(id) {
             self.settling.askers.insert(from);
         } else {
-            self.send_ring(from, 0);
+            self.sync.suspect(from, digest, self.digest, now);
         }
     }
 
@@ -133,7 +139,8 @@ impl Allocator {
             companions.retain(|peer| self.is_live(*peer));
             self.settling.ask_again = (!companions.is_empty()).then_some(now + ANSWER);
             for peer in companions {
-                self.send(peer, &Message::Adopted { ring: id });
+                let (ring, digest) = (id, self.digest);
+                self.send(peer, &Message::Adopted { ring, digest });
             }
         }
         if !self.settling_own(now) {

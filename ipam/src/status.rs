@@ -34,6 +34,8 @@ pub struct Status {
     pub active: usize,
     /// How many ranges the ring is cut into.
     pub ranges: usize,
+    /// Everybody that can be reached, without us.
+    pub reachable: Vec<PeerName>,
     /// Requests without an answer so far.
     pub pending: Vec<PendingRequest>,
     /// Addresses held here that are being claimed from their owner, since two rings met.
@@ -220,6 +222,7 @@ impl Allocator {
             owners: self.owners(),
             active: self.space.active(),
             ranges: ring.map_or(0, |ring| ring.entries().len()),
+            reachable: self.live().into_iter().collect(),
             pending: self.pending_requests(),
             unsettled: self.unsettled_list(),
             conflicts: self.conflicts(),

@@ -4,9 +4,7 @@
 //! that no frame passes between containers that might hold one address:
 //!
 //! ```text
-//!  connected -> Asking --(Same, or Ring merged)--> Merged --(own addresses settled)--> Open
-//!                 ^                                   |
-//!                 +------- we gave our ring up -------+
+//!  connected -> Asking --(Same, or Ring merged)--> Merged --(addresses settled)--> Open
 //! ```
 //!
 //! An announcement with a digest that is not ours makes its peer a *suspect*; we ask one suspect
@@ -33,7 +31,7 @@ const MAX_SUSPECTS: usize = 4_096;
 pub(crate) enum Barrier {
     /// We asked for the neighbour's ring under this nonce, and ask again at that time.
     Asking { nonce: u32, again: Instant },
-    /// We know what it knew; our own addresses may be unsettled.
+    /// We know what it knew; addresses here may be unsettled.
     Merged,
     /// Frames may flow as far as addresses are concerned.
     Open,
@@ -72,20 +70,6 @@ impl Sync {
 
     pub(crate) fn disconnect(&mut self, peer: PeerName) {
         self.neighbours.remove(&peer);
-    }
-
-    /// We gave our ring up: what was asked and answered about it counts for nothing.
-    pub(crate) fn restart(&mut self, now: Instant) {
-        let nonce = self.nonce();
-        let again = now;
-        for barrier in self.neighbours.values_mut() {
-            match barrier {
-                Barrier::Asking { .. } | Barrier::Merged => {
-                    *barrier = Barrier::Asking { nonce, again };
-                }
-                Barrier::Open => {}
-            }
-        }
     }
 
     /// Notes a digest a peer announced.
@@ -245,16 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn giving_the_ring_up_makes_every_closed_barrier_ask_again() {
+    fn a_suspect_that_stays_silent_is_asked_again_later() {
         let now = start();
         let mut sync = Sync::default();
-        sync.connect(peer(1), now);
-        sync.connect(peer(2), now);
-        for (peer, nonce) in sync.questions(Digest::NONE, |_| true, now) {
-            sync.handle_answer(peer, nonce);
-        }
-        sync.restart(now);
-        assert!(sync.open().is_empty());
-        assert_eq!(sync.questions(Digest::NONE, |_| true, now).len(), 2);
+        sync.suspect(peer(1), Digest(2), Digest(1), now);
+        assert_eq!(sync.questions(Digest(1), |_| true, now), [(peer(1), 0)]);
+        let later = sync.deadline(|_| true).unwrap();
+        assert!(later > now);
+        assert_eq!(sync.questions(Digest(1), |_| true, later), [(peer(1), 0)]);
     }
 }

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use weft_wire::PeerName;
 
+use crate::message::Message;
 use crate::{
     Addr, Allocator, Answer, Cidr, Config, ContainerId, Digest, Event, Init, RequestError,
     RequestId, Saved,
@@ -52,6 +53,10 @@ pub(super) struct Cluster {
     pub(super) now: Instant,
     pub(super) rng: ChaCha20Rng,
     links: BTreeSet<(usize, usize)>,
+    /// Peers hear only of their neighbours, as if the topology took its time.
+    pub(super) slow_topology: bool,
+    /// Who can reach whom over links.
+    islands: Vec<BTreeSet<usize>>,
     wire: Vec<Packet>,
     steps: u64,
     requests: u64,
@@ -63,11 +68,11 @@ pub(super) struct Cluster {
     pub(super) synced: Vec<(usize, usize)>,
 }
 
-pub(super) fn name(n: usize) -> PeerName {
+pub(crate) fn name(n: usize) -> PeerName {
     PeerName::from_bytes([2, 0, 0, 0, 0, u8::try_from(n).unwrap() + 1])
 }
 
-pub(super) fn config(n: usize, pool: Cidr, init: Init, targets: usize) -> Config {
+pub(crate) fn config(n: usize, pool: Cidr, init: Init, targets: usize) -> Config {
     Config {
         us: name(n),
         pool,
@@ -91,6 +96,8 @@ impl Cluster {
             now: Instant::now(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             links: BTreeSet::new(),
+            slow_topology: false,
+            islands: Vec::new(),
             wire: Vec::new(),
             steps: 0,
             requests: 0,
@@ -323,7 +330,9 @@ impl Cluster {
                     .as_ref()
                     .map(|saved| Saved::parse(&saved.emit()).unwrap());
                 let config = peer.config.clone();
-                peer.allocator = Some(Allocator::new(config, saved, seed, self.now).unwrap());
+                let allocator = Allocator::new(config, saved.clone(), seed, self.now).unwrap();
+                assert!(saved.is_none_or(|saved| saved == allocator.saved()));
+                peer.allocator = Some(allocator);
                 self.carry_out(n);
                 self.update_links();
             }
@@ -366,8 +375,8 @@ impl Cluster {
     }
 
     /// Tells peers of connections that came and went, and of who is reachable.
-    fn update_links(&mut self) {
-        let groups = self.groups(|a, b| self.is_linked(a, b));
+    pub(super) fn update_links(&mut self) {
+        self.islands = self.groups(|a, b| self.is_linked(a, b));
         let now = self.now;
         for n in 0..self.peers.len() {
             let linked: BTreeSet<_> = (0..self.peers.len())
@@ -382,8 +391,16 @@ impl Cluster {
                 self.peers[n].synced.remove(gone);
                 self.with_quietly(n, |a| a.handle_disconnected(name(*gone), now));
             }
-            let group = groups.iter().find(|g| g.contains(&n)).unwrap();
-            let reachable = group.iter().filter(|other| **other != n);
+            let group = self.islands.iter().find(|g| g.contains(&n)).unwrap();
+            let slow = self.slow_topology;
+            let known = |other: &usize| {
+                if slow {
+                    linked.contains(other)
+                } else {
+                    *other != n
+                }
+            };
+            let reachable = group.iter().filter(|other| known(other));
             let reachable = reachable.map(|other| name(*other)).collect();
             self.with_quietly(n, |a| a.set_reachable(reachable, now));
             for new in linked.difference(&before) {
@@ -409,9 +426,8 @@ impl Cluster {
         self.wire = later;
         due.sort_by_key(|packet| packet.at);
         for packet in due {
-            let groups = self.groups(|a, b| self.is_linked(a, b));
-            let mut groups = groups.iter();
-            if groups.any(|g| g.contains(&packet.from) && g.contains(&packet.to)) {
+            let mut islands = self.islands.iter();
+            if islands.any(|g| g.contains(&packet.from) && g.contains(&packet.to)) {
                 let from = name(packet.from);
                 self.with(packet.to, |a| {
                     a.handle_message(from, &packet.bytes, now).unwrap();
@@ -421,9 +437,8 @@ impl Cluster {
     }
 
     fn gossip(&mut self) {
-        let groups = self.groups(|a, b| self.is_linked(a, b));
         let now = self.now;
-        for group in groups {
+        for group in self.islands.clone() {
             for n in &group {
                 for other in group.iter().filter(|other| *other != n) {
                     let digest = self.peers[*other].announced;
@@ -479,6 +494,7 @@ impl Cluster {
 
     fn post(&mut self, from: usize, to: PeerName, bytes: &[u8]) {
         let to = (0..self.peers.len()).find(|m| name(*m) == to).unwrap();
+        self.check_said(from, bytes);
         let copies = if self.chance(self.faults.loss) {
             0
         } else if self.chance(self.faults.repeat) {
@@ -496,6 +512,39 @@ impl Cluster {
                 to,
                 bytes,
             });
+        }
+    }
+
+    /// What a peer says of itself is on its disk, or a crash could make it untrue.
+    fn check_said(&self, n: usize, bytes: &[u8]) {
+        let disk = self.peers[n].disk.as_ref();
+        let acceptor = disk.map(|saved| saved.acceptor.clone()).unwrap_or_default();
+        match Message::parse(bytes, self.peers[n].config.pool).unwrap() {
+            Message::Promise { ballot, .. } => assert!(acceptor.promised >= Some(ballot)),
+            Message::Accepted { ballot } => {
+                assert!(acceptor.accepted.is_some_and(|(b, _)| b >= ballot));
+            }
+            Message::Ring {
+                ring: Some(ring), ..
+            } => {
+                let saved = disk.and_then(|saved| saved.ring.clone()).unwrap();
+                let saved = saved.into_ring(self.peers[n].config.pool).unwrap();
+                assert_eq!(saved.digest(), ring.digest());
+            }
+            Message::Sync { .. }
+            | Message::Same { .. }
+            | Message::Ring { ring: None, .. }
+            | Message::Space { .. }
+            | Message::NoSpace { .. }
+            | Message::Claim { .. }
+            | Message::Taken { .. }
+            | Message::Adopted { .. }
+            | Message::Settled { .. }
+            | Message::Start
+            | Message::Prepare { .. }
+            | Message::Accept { .. }
+            | Message::Outbid { .. }
+            | Message::Abstain => {}
         }
     }
 

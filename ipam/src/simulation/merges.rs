@@ -239,3 +239,102 @@ fn an_owner_that_cannot_be_reached_holds_no_barrier_up_for_long() {
         cluster.check_converged();
     }
 }
+
+#[test]
+fn nobody_gets_a_new_address_while_addresses_are_being_settled() {
+    for seed in 0..10 {
+        let mut cluster = apart(seed, "10.32.0.0/24", 2, 5);
+        cluster.faults.delay = 500;
+        cluster.link(0, 1);
+        let is_settling = |cluster: &mut Cluster, n| {
+            matches!(cluster.allocator(n).status().state, State::Settling { .. })
+        };
+        let loser = loop {
+            cluster.step();
+            if let Some(n) = (0..2).find(|n| is_settling(&mut cluster, *n)) {
+                break n;
+            }
+        };
+        let id = cluster.allocate(loser, "new", None);
+        while is_settling(&mut cluster, loser) {
+            assert!(!cluster.answers.contains_key(&id));
+            let words = cluster.allocator(loser).status().pending[0]
+                .waits_for
+                .to_string();
+            assert!(words.contains("settle"), "{words}");
+            cluster.step();
+        }
+        cluster.address(id);
+        cluster.run(3);
+        cluster.check_converged();
+    }
+}
+
+#[test]
+fn an_owner_not_yet_known_to_be_reachable_is_waited_for() {
+    for seed in 0..10 {
+        let pool = "10.32.0.0/24".parse().unwrap();
+        let seeded = |n| config(n, pool, Init::Seed(vec![name(0), name(1)]), 0);
+        let configs = vec![
+            seeded(0),
+            seeded(1),
+            config(2, pool, Init::Consensus(None), 0),
+        ];
+        let mut cluster = Cluster::new(seed, configs);
+        let far: Addr = "10.32.0.200".parse().unwrap();
+        for (n, container) in [(1, "owner's"), (2, "stranger's")] {
+            let id = cluster.claim(n, container, far);
+            assert_eq!(cluster.outcome(id), Some(Ok(Answer::Claimed)));
+        }
+        cluster.link(0, 1);
+        cluster.run(5);
+        cluster.slow_topology = true;
+        cluster.link(0, 2);
+        cluster.run(1);
+        cluster.slow_topology = false;
+        cluster.update_links();
+        // The cluster checks at each step that 2 reaches 1 only once it lost the address.
+        cluster.run(10);
+        let lost: Vec<_> = cluster
+            .conflicts
+            .iter()
+            .map(|(n, _, a, _)| (*n, *a))
+            .collect();
+        assert_eq!(lost, [(2, far)]);
+        cluster.check_converged();
+    }
+}
+
+#[test]
+fn two_peers_that_both_take_a_dead_one_over_end_with_one_owner() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::meshed(
+            seed,
+            "10.32.0.0/26",
+            3,
+            &Init::Seed((0..3).map(name).collect()),
+        );
+        for n in 0..3 {
+            let id = cluster.prime(n);
+            cluster.outcome(id);
+        }
+        cluster.run(5);
+        cluster.stop(2);
+        cluster.cut(&BTreeSet::from([0]));
+        for n in 0..2 {
+            let now = cluster.now;
+            assert_eq!(cluster.with(n, |a| a.take_over(name(2), now)), 32);
+            for c in 0..20 {
+                let id = cluster.allocate(n, &format!("c{n}.{c}"), None);
+                assert!(cluster.answers[&id].is_ok());
+            }
+        }
+        cluster.link(0, 1);
+        cluster.run(10);
+        let digest = cluster.allocator(0).digest();
+        assert_eq!(cluster.allocator(1).digest(), digest);
+        check_nothing_vanished(&cluster, 40);
+        let losers: BTreeSet<_> = cluster.conflicts.iter().map(|(n, ..)| *n).collect();
+        assert!(losers.len() <= 1, "seed {seed}: one side keeps all it has");
+    }
+}

@@ -1,6 +1,6 @@
 //! The allocators of a whole cluster, run against each other; see [`cluster`].
 
 mod births;
-mod cluster;
+pub(crate) mod cluster;
 mod faults;
 mod merges;
