@@ -148,11 +148,11 @@ impl Discovery {
 
     /// When the next one is due; peers without a usable address never are.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let usable = self
-            .known
-            .iter()
-            .filter(|(peer, known)| self.candidate(**peer, known).is_some());
-        usable.filter_map(|(_, known)| known.dial.due_at()).min()
+        // Most peers are connected and not due at all; that is asked first.
+        let waiting = self.known.iter();
+        let waiting = waiting.filter_map(|(peer, known)| Some((known.dial.due_at()?, peer, known)));
+        let usable = waiting.filter(|(_, peer, known)| self.candidate(**peer, known).is_some());
+        usable.map(|(at, _, _)| at).min()
     }
 
     /// Peers that were dialled and are not connected, with the address that is next.

@@ -235,7 +235,9 @@ impl Router {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.close_lingering(|lingering| lingering.until <= now);
-        for conn in self.conns.links.keys().copied().collect::<Vec<_>>() {
+        let links = self.conns.links.iter();
+        let due = links.filter(|(_, link)| link.poll_timeout().0 <= now);
+        for conn in due.map(|(conn, _)| *conn).collect::<Vec<_>>() {
             self.link_timeout(conn, now);
         }
         self.failures.handle_timeout(now);

@@ -106,7 +106,7 @@ fn messages_that_lead_nowhere_or_come_back_are_dropped() {
 
 #[test]
 fn words_in_clear_from_somebody_in_between_cannot_retire_a_target() {
-    let mut pair = Pair::dialled();
+    let mut pair = Pair::dialled("host1");
     let mut w = Writer::new();
     Refusal::new(RefusalReason::OwnAddress, "forged").write(&mut w);
     let body = w.into_bytes();
@@ -143,6 +143,30 @@ fn a_peer_is_told_why_before_its_stream_is_closed() {
             .count(),
         1
     );
+}
+
+#[test]
+fn datagrams_go_to_the_port_a_peer_listens_on_unless_another_one_was_dialled() {
+    let said = SocketAddr::new(addr().ip(), 6783);
+    for (mut pair, expected) in [
+        (Pair::accepted(), said),
+        (Pair::dialled("host1"), said),
+        (Pair::dialled("host1:40000"), addr()),
+    ] {
+        for _ in 0..3 {
+            pair.carry();
+        }
+        pair.say(&Control::Hello(hello()));
+        pair.say(&key(1));
+        let mut installed = pair.events.iter().filter_map(|event| {
+            if let Event::InstallSend { remote, .. } = event {
+                Some(*remote)
+            } else {
+                None
+            }
+        });
+        assert_eq!(installed.next(), Some(expected));
+    }
 }
 
 #[test]
@@ -207,9 +231,9 @@ impl Pair {
     }
 
     /// The router has dialled; nothing is said yet.
-    fn dialled() -> Self {
+    fn dialled(to: &str) -> Self {
         Self::new(Side::Responder, |router, now| {
-            router.connect(&[target("host1")], false, now);
+            router.connect(&[target(to)], false, now);
             assert_eq!(router.poll_event(), Some(Event::TargetsChanged));
             let Some(Event::Dial { conn, .. }) = router.poll_event() else {
                 panic!("no dial");
