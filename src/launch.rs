@@ -5,6 +5,7 @@
 //! last is what the caller sees then. A password given as an argument is moved to the environment by
 //! starting over, before anything else, so that it is not in the process list.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,6 +33,8 @@ const LOG: &str = "weft.log";
 /// How long the router may take to answer after it was started.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
+/// How the line with the reason of the end begins in the log.
+const LAST_WORDS: &str = "weft: error: ";
 /// What is kept of an older log when a router starts, in bytes.
 const KEPT_LOG: u64 = 1 << 20;
 
@@ -56,35 +59,47 @@ pub fn launch(global: &GlobalArgs, args: &LaunchArgs) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     warn_about(password.as_ref());
-    let name = in_background(global, args)?;
+    let name = in_background(global, args, password.as_ref())?;
     say(global, &name);
     Ok(exit::OK)
 }
 
 /// Starts this program over with the password in the environment, if it is among the arguments.
 fn hide_password(args: &LaunchArgs) -> anyhow::Result<()> {
-    let given: Vec<_> = env::args_os().collect();
-    let is_flag = |arg: &std::ffi::OsString| {
-        arg == "--password" || arg.as_encoded_bytes().starts_with(b"--password=")
-    };
-    let (Some(password), true) = (&args.identity.password, given.iter().any(is_flag)) else {
+    let given: Vec<_> = env::args_os().skip(1).collect();
+    let kept = without(&["--password"], &given);
+    let (Some(password), true) = (&args.identity.password, kept.len() < given.len()) else {
         return Ok(());
     };
-    let mut kept = Vec::new();
-    let mut arguments = given.into_iter().skip(1);
-    while let Some(argument) = arguments.next() {
-        if argument == "--password" {
-            arguments.next();
-        } else if !is_flag(&argument) {
-            kept.push(argument);
-        }
-    }
     let error = Command::new("/proc/self/exe")
         .arg0("weft")
         .args(kept)
         .env(PASSWORD, password.as_str())
         .exec();
     Err(error).context("cannot start over without the password among the arguments")
+}
+
+/// The arguments without these flags and their values.
+fn without(flags: &[&str], arguments: &[OsString]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let bytes = argument.as_encoded_bytes();
+        if bytes == b"--" {
+            kept.push(argument.clone());
+            kept.extend(rest.cloned());
+            break;
+        }
+        let value = flags
+            .iter()
+            .find_map(|flag| bytes.strip_prefix(flag.as_bytes()));
+        match value {
+            Some(b"") => drop(rest.next()),
+            Some([b'=', ..]) => {}
+            Some(_) | None => kept.push(argument.clone()),
+        }
+    }
+    kept
 }
 
 /// Finds what is wrong with the arguments now, where the caller sees it.
@@ -110,13 +125,21 @@ fn running(global: &GlobalArgs) -> Option<PeerName> {
     Some(report.router.name)
 }
 
-fn in_background(global: &GlobalArgs, args: &LaunchArgs) -> anyhow::Result<PeerName> {
+fn in_background(
+    global: &GlobalArgs,
+    args: &LaunchArgs,
+    password: Option<&Password>,
+) -> anyhow::Result<PeerName> {
     let (path, mut log) = open_log(&args.host.state_dir)?;
     let from = log.seek(SeekFrom::End(0))?;
+    // The password file may be a pipe, which is read once; so the child gets what was in it.
+    let given: Vec<_> = env::args_os().skip(1).collect();
     let mut child = Command::new("/proc/self/exe")
         .arg0("weft")
-        .args(env::args_os().skip(1))
-        .arg("--foreground")
+        .args(without(&["--password-file"], &given))
+        .env_remove("WEFT_PASSWORD_FILE")
+        .env(PASSWORD, password.map_or("", Password::as_str))
+        .env("WEFT_FOREGROUND", "true")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -165,8 +188,8 @@ fn last_error(log: &Path, from: u64) -> Option<String> {
     file.seek(SeekFrom::Start(from)).ok()?;
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
-    let at = text.rfind("weft: ")?;
-    Some(text.get(at + "weft: ".len()..)?.trim_end().to_owned())
+    let at = text.rfind(LAST_WORDS)?;
+    Some(text.get(at + LAST_WORDS.len()..)?.trim_end().to_owned())
 }
 
 fn open_log(dir: &Path) -> anyhow::Result<(PathBuf, File)> {
@@ -274,6 +297,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_flag_and_its_value_are_left_out() {
+        let args = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
+        let given = args(&[
+            "launch",
+            "--password",
+            "x",
+            "--password=y",
+            "--password-file",
+            "f",
+            "h",
+            "--",
+            "--password",
+            "z",
+        ]);
+        let kept = args(&[
+            "launch",
+            "--password-file",
+            "f",
+            "h",
+            "--",
+            "--password",
+            "z",
+        ]);
+        assert_eq!(without(&["--password"], &given), kept);
+        let kept = args(&[
+            "launch",
+            "--password",
+            "x",
+            "--password=y",
+            "h",
+            "--",
+            "--password",
+            "z",
+        ]);
+        assert_eq!(without(&["--password-file"], &given), kept);
+    }
+
+    #[test]
     fn short_and_simple_passwords_are_weak() {
         assert!(strength_bits("wEaVe123") < WEAK_BITS);
         assert!(strength_bits("correcthorse") < WEAK_BITS);
@@ -285,11 +346,13 @@ mod tests {
     fn the_childs_last_words_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(LOG);
-        fs::write(&path, "old\nweft: old error\n").unwrap();
+        fs::write(&path, "old\nweft: error: old\n").unwrap();
         let from = fs::metadata(&path).unwrap().len();
         assert_eq!(last_error(&path, from), None);
         let mut text = fs::read_to_string(&path).unwrap();
-        text.push_str("INFO starting\nweft: cannot listen on TCP port 6783\n  because of this\n");
+        text.push_str(
+            "INFO starting\nweft: error: cannot listen on TCP port 6783\n  because of this\n",
+        );
         fs::write(&path, text).unwrap();
         let said = last_error(&path, from).unwrap();
         assert_eq!(said, "cannot listen on TCP port 6783\n  because of this");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use weft::{lab, launch, start};
-use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, exit};
+use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, Output, exit};
 
 /// One Ethernet for containers on many hosts, by name, with nothing else to run
 #[derive(Parser)]
@@ -18,7 +18,6 @@ struct Weft {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start the router
     Launch(Box<LaunchArgs>),
     #[command(flatten)]
     Client(ClientCommand),
@@ -26,7 +25,6 @@ enum Command {
     Lab(lab::LabArgs),
 }
 
-#[expect(clippy::print_stderr, reason = "errors are for whoever called")]
 fn main() -> ExitCode {
     let Weft { global, command } = Weft::parse();
     let done = match command {
@@ -37,7 +35,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("weft: {error:#}");
+            Output::new(global.json).error(&format!("{error:#}"), None);
             let running = error.is::<start::AlreadyRunning>();
             if running {
                 exit::ALREADY_RUNNING

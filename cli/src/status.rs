@@ -248,15 +248,18 @@ fn live(connection: &Connection) -> String {
 
 /// Why it ended, whose it was, and when it is tried again.
 fn ended(connection: &Connection) -> String {
-    let retry = match (connection.retry_in_s, connection.state) {
-        (Some(seconds), _) => format!("in {seconds}s"),
-        (None, ConnectionState::Retrying) => "now".to_owned(),
-        (None, _) => "never".to_owned(),
+    let retry = match (connection.retry_in_s, connection.outbound, connection.state) {
+        (Some(seconds), _, _) => format!(", retry: in {seconds}s"),
+        (None, true, ConnectionState::Failed) => ", retry: never".to_owned(),
+        // It is being dialled just now.
+        (None, true, _) => ", retry: now".to_owned(),
+        // Whoever dialled us may come back; we do not know where it is.
+        (None, false, _) => String::new(),
     };
     let peer = connection.peer.as_ref();
     let peer = peer.map(|peer| named(peer, connection.nickname.as_deref().unwrap_or_default()));
     let peer = peer.map(|peer| format!("{peer} ")).unwrap_or_default();
-    format!("{peer}{}, retry: {retry}", connection.info)
+    format!("{peer}{}{retry}", connection.info)
 }
 
 fn head(peer: &Peer, peers: &[Peer], paint: Paint) -> String {
