@@ -365,6 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn no_new_address_is_given_while_one_is_unsettled() {
+        let mut allocator = allocator();
+        let mine = "10.0.0.1".parse().unwrap();
+        allocator.claim(RequestId(2), ContainerId::new("c"), mine, 24, start());
+        drain(&mut allocator);
+        let mut ring = allocator.ring.clone().unwrap();
+        ring.grant(Span::one(mine), name(0), name(2)).unwrap();
+        let (id, digest) = (ring.id(), ring.digest());
+        let ring = Some(ring);
+        tell(&mut allocator, 2, &Message::Ring { nonce: 0, ring });
+        allocator.allocate(RequestId(3), ContainerId::new("d"), None, start());
+        assert_eq!(drain(&mut allocator), []);
+        assert_eq!(allocator.digest(), digest);
+        let taken = Message::Taken {
+            ring: id,
+            addrs: vec![mine],
+            why: Denial::InUse,
+        };
+        let told = tell(&mut allocator, 2, &taken);
+        let answered = |event: &Event| matches!(event, Event::Answer { result: Ok(_), .. });
+        assert!(told.iter().any(answered), "{told:?}");
+    }
+
+    #[test]
     fn a_claim_is_answered_for_each_address_on_its_own() {
         let mut allocator = allocator();
         let mine: Addr = "10.0.0.1".parse().unwrap();

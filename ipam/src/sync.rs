@@ -235,7 +235,7 @@ mod tests {
         sync.suspect(peer(1), Digest(2), Digest(1), now);
         assert_eq!(sync.questions(Digest(1), |_| true, now), [(peer(1), 0)]);
         let later = sync.deadline(|_| true).unwrap();
-        assert!(later > now);
+        assert!(later > now && later <= now + SUSPECT_PAUSE);
         assert_eq!(sync.questions(Digest(1), |_| true, later), [(peer(1), 0)]);
     }
 }
