@@ -7,7 +7,11 @@
 //!
 //! Root is needed. Where `CI` is set these tests never skip themselves.
 #![forbid(unsafe_code)]
+// The whole file is a test, which clippy knows of functions with the attribute only.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "netns/containers.rs"]
+mod containers;
 #[path = "netns/helper.rs"]
 mod helper;
 #[path = "netns/hostile.rs"]
@@ -16,15 +20,21 @@ mod hostile;
 mod leftovers;
 #[path = "netns/link_layer.rs"]
 mod link_layer;
+#[path = "netns/merge.rs"]
+mod merge;
 #[path = "netns/privacy.rs"]
 mod privacy;
 #[path = "netns/refusals.rs"]
 mod refusals;
 #[path = "netns/relay.rs"]
 mod relay;
+#[path = "netns/rest.rs"]
+mod rest;
 #[path = "netns/restart.rs"]
 mod restart;
 #[path = "netns/support.rs"]
 mod support;
 #[path = "netns/traffic.rs"]
 mod traffic;
+#[path = "netns/unprivileged.rs"]
+mod unprivileged;
