@@ -1,0 +1,48 @@
+//! Whole peers on a simulated network: the main test of weft.
+//!
+//! Each peer is put together from the real machines (router, allocator, name table, MAC table, the
+//! switch decision, real sealed packets) just as the node does it. What is around them is simulated:
+//! one clock that jumps from event to event, TCP and UDP that are late, lossy, cut or one-way, disks,
+//! crashes, and the exchange that gossip does. Everything random comes from one seed, so a run can be
+//! repeated exactly.
+//!
+//! * `world.rs`: the clock, what is on its way, starting and stopping peers.
+//! * `underlay.rs`: TCP pipes and UDP datagrams, and what is wrong with them.
+//! * `peer.rs`: one peer, put together; `crossings.rs`: its machines' effects, as in `src/node/effects.rs`.
+//! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
+//! * `gossip.rs`: what each peer says of itself, exchanged between neighbours.
+//! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
+//! * `scenarios.rs`, `chaos.rs`, `broken.rs`: the tests.
+//!
+//! `WEFT_SEEDS=N cargo test --test cluster` runs more seeds; a failing one prints how to replay it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout,
+    reason = "all of this is test"
+)]
+
+#[path = "cluster/broken.rs"]
+mod broken;
+#[path = "cluster/chaos.rs"]
+mod chaos;
+#[path = "cluster/crossings.rs"]
+mod crossings;
+#[path = "cluster/dataplane.rs"]
+mod dataplane;
+#[path = "cluster/gossip.rs"]
+mod gossip;
+#[path = "cluster/model.rs"]
+mod model;
+#[path = "cluster/peer.rs"]
+mod peer;
+#[path = "cluster/scenarios.rs"]
+mod scenarios;
+#[path = "cluster/settled.rs"]
+mod settled;
+#[path = "cluster/underlay.rs"]
+mod underlay;
+#[path = "cluster/world.rs"]
+mod world;

@@ -1,0 +1,297 @@
+//! What must be true once faults are over and some time has passed: everybody knows everybody the
+//! underlay joins, all agree on the ring and the names, every frame arrives once, nothing is left over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use weft_router::topology::LinkState;
+use weft_router::{ConnectionState, Router};
+use weft_wire::PeerName;
+
+use crate::world::World;
+
+/// A frame on its way.
+struct Sent {
+    frame: usize,
+    from: usize,
+    to: BTreeSet<usize>,
+}
+
+/// The longest wait between two dials is 90 s, and gossip takes a peer for dead after 15 s.
+const BOUND_SECS: u64 = 150;
+/// How often somebody looks after peers that are gone for good.
+const OPERATOR: Duration = Duration::from_secs(20);
+
+impl World {
+    /// Runs until all is as it should be, and checks that it stays so and that frames pass.
+    pub(crate) fn settle(&mut self) -> Duration {
+        let began = self.now;
+        let mut why = self.unsettled();
+        let mut operator = began + OPERATOR;
+        while let Some(reason) = &why {
+            if self.now >= operator {
+                operator += OPERATOR;
+                self.remove_lost(0);
+            }
+            assert!(
+                self.now - began < Duration::from_secs(BOUND_SECS),
+                "not settled: {reason} {}",
+                self.replay()
+            );
+            self.run_ms(250);
+            why = self.unsettled();
+        }
+        let took = self.now - began;
+        self.run_secs(3);
+        let after = self.first_lack(false);
+        assert_eq!(after, None, "it does not stay settled {}", self.replay());
+        self.exchange_frames();
+        took
+    }
+
+    /// Peers that should know each other.
+    pub(crate) fn joined(&self) -> Vec<BTreeSet<usize>> {
+        self.groups(|world, a, b| {
+            let up = world.peers[a].up.is_some() && world.peers[b].up.is_some();
+            up && world.may_connect(a, b)
+        })
+    }
+
+    fn may_connect(&self, a: usize, b: usize) -> bool {
+        let same = self.peers[a].settings.password == self.peers[b].settings.password;
+        same && self.net.joins(a, b)
+    }
+
+    fn unsettled(&self) -> Option<String> {
+        self.first_lack(true)
+    }
+
+    /// Without `leftovers` streams may come and go: a target whose peer is connected otherwise is
+    /// dialled to find out that it is.
+    fn first_lack(&self, leftovers: bool) -> Option<String> {
+        for group in self.joined() {
+            for a in group.iter().filter(|n| self.peers[**n].up.is_some()) {
+                let all = [
+                    self.lacks_connections(*a, &group),
+                    self.lacks_addresses(*a, &group),
+                    self.lacks_names(*a, &group),
+                    self.has_leftovers(*a).filter(|_| leftovers),
+                ];
+                if let Some(why) = all.into_iter().flatten().next() {
+                    return Some(format!("n{a}: {why}"));
+                }
+            }
+        }
+        None
+    }
+
+    fn lacks_connections(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
+        let router = &self.peers[a].up().router;
+        let settings = &self.peers[a].settings;
+        let meshed = settings.conn_limit == 0 && settings.discovery;
+        let neighbours = router.neighbours();
+        for b in group.iter().filter(|b| **b != a) {
+            let name = &self.peers[*b].name;
+            if !router.routes().unicast.contains_key(name) {
+                return Some(format!("no route to n{b}"));
+            }
+            let other = self.peers[*b].settings.discovery;
+            let dials = !self.net.dial_cut.contains(&(a, *b)) || other;
+            if meshed && dials && self.may_connect(a, *b) && !neighbours.contains(name) {
+                return Some(format!("no connection to n{b}: {:?}", router.connections()));
+            }
+        }
+        let strangers = router.routes().unicast.len() + 1 - group.len();
+        (strangers > 0).then(|| format!("routes to {strangers} peers that are not there"))
+    }
+
+    fn lacks_addresses(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
+        let ipam = &self.peers[a].up().ipam;
+        let status = ipam.status();
+        if !status.pending.is_empty() || !status.unsettled.is_empty() {
+            return Some(format!("{:?} {:?}", status.pending, status.unsettled));
+        }
+        let other = group
+            .iter()
+            .find(|b| self.peers[**b].up().ipam.digest() != ipam.digest());
+        other.map(|b| format!("another ring than n{b}"))
+    }
+
+    /// A table must have exactly what the group's peers call their own, and that what its containers
+    /// hold.
+    fn lacks_names(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
+        let mut should: Vec<_> = group
+            .iter()
+            .flat_map(|b| self.peers[*b].up().names.own().cloned())
+            .collect();
+        should.sort();
+        let has: Vec<_> = self.peers[a].up().names.records().cloned().collect();
+        if has != should {
+            return Some(format!("has names {has:?} instead of {should:?}"));
+        }
+        let mut holding = self
+            .model
+            .holding
+            .iter()
+            .filter(|((at, _), _)| group.contains(at));
+        let unnamed = holding.find(|((_, container), addr)| {
+            let is_it = |r: &&_| {
+                is_record(
+                    r,
+                    container.as_str(),
+                    std::net::Ipv4Addr::from(**addr).into(),
+                )
+            };
+            !has.iter().any(|r| is_it(&r))
+        });
+        unnamed.map(|(who, addr)| format!("no name for {who:?} {addr}"))
+    }
+
+    /// One connection for each peer, keys for connections only, and no stream without one.
+    fn has_leftovers(&self, a: usize) -> Option<String> {
+        let up = self.peers[a].up();
+        let connected: BTreeSet<_> = up.router.connected().into_iter().collect();
+        let live = up.router.connections().into_iter().filter(|c| {
+            matches!(
+                c.state,
+                ConnectionState::Established | ConnectionState::Pending
+            ) && c.peer.is_some()
+        });
+        let live = live.count();
+        if live != connected.len() {
+            return Some(format!("{live} connections with {} peers", connected.len()));
+        }
+        if up.sessions.len() != connected.len() {
+            return Some(format!(
+                "{} keys for {} peers",
+                up.sessions.len(),
+                connected.len()
+            ));
+        }
+        if up.receivers.len() > 2 * connected.len() {
+            return Some(format!(
+                "{} receiving keys for {} peers",
+                up.receivers.len(),
+                connected.len()
+            ));
+        }
+        let run = self.peers[a].run;
+        let pipes = self
+            .net
+            .pipes
+            .keys()
+            .filter(|(n, r, _)| (*n, *r) == (a, run));
+        let (pipes, spare) = (pipes.count(), self.strangers(a));
+        (pipes > connected.len() + spare)
+            .then(|| format!("{pipes} streams for {} peers", connected.len()))
+    }
+
+    /// Peers that may knock in vain at any time: a stream with one is no leftover.
+    fn strangers(&self, a: usize) -> usize {
+        let password = self.peers[a].settings.password;
+        let others = self
+            .peers
+            .iter()
+            .filter(|p| p.settings.password != password || p.settings.conn_limit > 0);
+        16 * others.count()
+    }
+
+    /// Every peer floods a frame, and then sends one to every other one; each must come to whom it is
+    /// for, once. While connections change a frame may be lost, so it is tried until none does.
+    pub(crate) fn exchange_frames(&mut self) {
+        let weather = self.net.weather;
+        self.net.weather.loss = 0;
+        self.net.weather.delay_ms = weather.delay_ms.min(50);
+        for group in self.joined() {
+            if group.len() > 1 {
+                let members: Vec<_> = group.iter().map(|n| (*n, self.speaker(*n))).collect();
+                self.steadily(&members, Self::flood_all);
+                self.steadily(&members, Self::send_all);
+            }
+        }
+        self.net.weather = weather;
+    }
+
+    fn steadily(
+        &mut self,
+        members: &[(usize, usize)],
+        send: impl Fn(&mut Self, &[(usize, usize)]) -> Vec<Sent>,
+    ) {
+        for _ in 0..5 {
+            self.run_ms(500);
+            let before = self.connections_of(members);
+            let sent = send(self, members);
+            self.run_ms(500);
+            if self.connections_of(members) == before {
+                return sent.into_iter().for_each(|sent| self.check_arrived(&sent));
+            }
+        }
+        panic!("connections keep changing {}", self.replay());
+    }
+
+    fn connections_of(&self, members: &[(usize, usize)]) -> Vec<BTreeMap<PeerName, LinkState>> {
+        let routers = members.iter().map(|(n, _)| &self.peers[*n].up().router);
+        routers.map(Router::own_links).collect()
+    }
+
+    fn flood_all(&mut self, members: &[(usize, usize)]) -> Vec<Sent> {
+        let all: BTreeSet<_> = members.iter().map(|(n, _)| *n).collect();
+        let mut sent = Vec::new();
+        for (from, c) in members {
+            sent.push(Sent {
+                frame: self.send_frame(*c, None).unwrap(),
+                from: *from,
+                to: all.clone(),
+            });
+        }
+        sent
+    }
+
+    fn send_all(&mut self, members: &[(usize, usize)]) -> Vec<Sent> {
+        let mut sent = Vec::new();
+        for (from, c) in members {
+            for (to, d) in members.iter().filter(|(to, _)| to != from) {
+                sent.push(Sent {
+                    frame: self.send_frame(*c, Some(*d)).unwrap(),
+                    from: *from,
+                    to: BTreeSet::from([*to]),
+                });
+            }
+        }
+        sent
+    }
+
+    fn check_arrived(&self, sent: &Sent) {
+        for n in (0..self.peers.len()).filter(|n| *n != sent.from) {
+            let times = self.model.deliveries(sent.frame, n, self.peers[n].run);
+            let should = u64::from(sent.to.contains(&n));
+            assert!(
+                times == should,
+                "n{n} delivered a frame from n{} {times} times instead of {should} {}",
+                sent.from,
+                self.replay()
+            );
+        }
+    }
+
+    /// A container on that host that has an address.
+    fn speaker(&mut self, n: usize) -> usize {
+        let has = |world: &Self, c: &usize| world.model.address(*c).is_some();
+        if let Some(c) = self.model.on(n).into_iter().find(|c| has(self, c)) {
+            return c;
+        }
+        let c = self.launch(n);
+        for _ in 0..100 {
+            if has(self, &c) {
+                return c;
+            }
+            self.run_ms(200);
+        }
+        let status = self.peers[n].up().ipam.status();
+        panic!("no address for n{n}: {status:?} {}", self.replay());
+    }
+}
+
+fn is_record(record: &weft_dns::Record, container: &str, addr: std::net::IpAddr) -> bool {
+    record.container == container && record.addr == addr
+}

@@ -1,0 +1,390 @@
+//! The world the peers live in: the clock, all that is on its way, and the hand that starts, stops
+//! and uses peers.
+//!
+//! Invariant: everything happens in the order of its time, ties in the order of its making, and
+//! nothing but the seed decides.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash};
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use weft_dns::Name;
+use weft_ipam::{ContainerId, RequestId};
+use weft_router::{ConnId, Router, Target};
+use weft_wire::PeerName;
+
+use crate::broken::Broken;
+use crate::gossip::{DEBOUNCE, Envelope, INTERVAL};
+use crate::model::{Model, domain};
+use crate::peer::{Peer, Settings};
+use crate::underlay::{End, Underlay};
+
+pub(crate) struct World {
+    seed: u64,
+    /// Whether the seed alone says what happens.
+    pub(crate) is_chaos: bool,
+    pub(crate) now: Instant,
+    pub(crate) start: Instant,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) net: Underlay,
+    pub(crate) model: Model,
+    pub(crate) broken: Broken,
+    /// Peers that are gone for good.
+    lost: Vec<PeerName>,
+    /// How likely a peer crashes before it carries out an effect, in a hundred thousand.
+    pub(crate) crashes: u64,
+    /// A fold over all that happened, to compare two runs.
+    pub(crate) trace: DefaultHasher,
+    pub(crate) events: u64,
+    queue: BTreeMap<(Instant, u64), Delivery>,
+    made: u64,
+    /// Gossip on its way; what travels is its number.
+    mail: BTreeMap<u64, Envelope>,
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Knock(End, usize),
+    DialFailed(End, String),
+    Pipe(End),
+    Datagram(usize, usize, Vec<u8>),
+    GossipTick(usize, u64),
+    GossipLook(usize, u64),
+    Start(usize),
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            seed,
+            is_chaos: false,
+            now,
+            start: now,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            peers: Vec::new(),
+            net: Underlay::default(),
+            model: Model::default(),
+            broken: Broken::Nothing,
+            lost: Vec::new(),
+            crashes: 0,
+            trace: DefaultHasher::new(),
+            events: 0,
+            queue: BTreeMap::new(),
+            made: 0,
+            mail: BTreeMap::new(),
+        }
+    }
+
+    /// So many peers on a good network, started, not connected.
+    pub(crate) fn of(seed: u64, count: usize) -> Self {
+        let mut world = Self::new(seed);
+        world.net.weather.delay_ms = 20;
+        for n in 0..count {
+            world.add(Settings::new(n));
+        }
+        world
+    }
+
+    pub(crate) fn add(&mut self, settings: Settings) -> usize {
+        let n = self.peers.len();
+        self.peers.push(Peer::new(settings, &mut self.rng));
+        self.boot(n);
+        n
+    }
+
+    pub(crate) fn random(&mut self, below: u64) -> u64 {
+        self.rng.next_u64() % below
+    }
+
+    pub(crate) fn pick(&mut self, len: usize) -> usize {
+        usize::try_from(self.random(len as u64)).unwrap()
+    }
+
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
+        per_mille > 0 && self.random(1000) < per_mille
+    }
+
+    pub(crate) fn seed_bytes(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+
+    pub(crate) fn later(&mut self, delay: Duration, delivery: Delivery) {
+        self.at(self.now + delay, delivery);
+    }
+
+    pub(crate) fn at(&mut self, at: Instant, delivery: Delivery) {
+        self.made += 1;
+        self.queue.insert((at, self.made), delivery);
+    }
+
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        let (mut at, mut times) = (self.now, 0);
+        while let Some(next) = self.next_time().filter(|next| *next <= end) {
+            times = if next <= at { times + 1 } else { 0 };
+            let reasons = || self.peers.iter().map(Peer::deadline).collect::<Vec<_>>();
+            assert!(
+                times < 50_000,
+                "busy at {:?}: {:?}",
+                next - self.start,
+                reasons()
+            );
+            at = next.max(at);
+            self.now = at;
+            self.step();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        self.run(Duration::from_millis(ms));
+    }
+
+    pub(crate) fn run_secs(&mut self, secs: u64) {
+        self.run(Duration::from_secs(secs));
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let queued = self.queue.keys().next().map(|(at, _)| *at);
+        let timers = self.peers.iter().filter_map(|peer| peer.due);
+        timers.chain(queued).min()
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        for n in 0..self.peers.len() {
+            if self.peers[n].due.is_some_and(|due| due <= now) {
+                if let Some(up) = &mut self.peers[n].up {
+                    up.router.handle_timeout(now);
+                    up.ipam.handle_timeout(now);
+                }
+                self.work(n);
+            }
+        }
+        while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= now) {
+            let delivery = entry.remove();
+            self.events += 1;
+            (std::mem::discriminant(&delivery), now - self.start).hash(&mut self.trace);
+            self.happen(delivery);
+        }
+        self.check_addresses();
+    }
+
+    fn happen(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Knock(end, to) => self.knock(end, to),
+            Delivery::DialFailed(end, why) => self.dial_failed(end, why),
+            Delivery::Pipe(end) => self.drain(end),
+            Delivery::Datagram(from, to, bytes) => {
+                bytes.hash(&mut self.trace);
+                self.datagram(from, to, bytes);
+            }
+            Delivery::GossipTick(n, run) => self.gossip_tick(n, run),
+            Delivery::GossipLook(n, run) => self.gossip_look(n, run),
+            Delivery::Start(n) => self.start(n),
+        }
+    }
+
+    /// Calls the router that has this end, if it still runs.
+    pub(crate) fn tell_router(&mut self, end: End, call: impl FnOnce(&mut Router)) {
+        let peer = &mut self.peers[end.0];
+        if let Some(up) = peer.up.as_mut().filter(|_| peer.run == end.1) {
+            call(&mut up.router);
+            self.work(end.0);
+        }
+    }
+
+    fn gossip_tick(&mut self, n: usize, run: u64) {
+        let Some(up) = self.peers[n].running(run) else {
+            return;
+        };
+        let out = up.gossip.tick();
+        up.gossip.look_is_due = true;
+        self.post(n, out);
+        self.later(INTERVAL, Delivery::GossipTick(n, run));
+        self.age_macs(n);
+        self.gossip_look(n, run);
+    }
+
+    fn gossip_look(&mut self, n: usize, run: u64) {
+        let now = self.now;
+        let Some(up) = self.peers[n].running(run) else {
+            return;
+        };
+        up.look_is_coming = false;
+        let (changes, out) = up.gossip.look(now);
+        self.post(n, out);
+        for change in changes {
+            self.handle_change(n, change);
+            self.work(n);
+        }
+        self.work(n);
+    }
+
+    /// After whatever happened to a peer's gossip: it looks at it soon.
+    pub(crate) fn plan_look(&mut self, n: usize) {
+        let run = self.peers[n].run;
+        if let Some(up) = &mut self.peers[n].up
+            && up.gossip.look_is_due
+            && !std::mem::replace(&mut up.look_is_coming, true)
+        {
+            self.later(DEBOUNCE, Delivery::GossipLook(n, run));
+        }
+    }
+
+    pub(crate) fn post(&mut self, n: usize, out: Vec<(PeerName, Envelope)>) {
+        let now = self.now;
+        for (to, envelope) in out {
+            self.made += 1;
+            let number = self.made;
+            if let Some(up) = &mut self.peers[n].up {
+                let bytes = number.to_be_bytes().to_vec();
+                if up.router.send_gossip(to, bytes, now).is_ok() {
+                    self.mail.insert(number, envelope);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn open_mail(&mut self, bytes: &[u8]) -> Option<Envelope> {
+        self.mail
+            .remove(&u64::from_be_bytes(bytes.try_into().unwrap()))
+    }
+
+    /// The process ends at once; without power its connections do not even end.
+    pub(crate) fn kill(&mut self, n: usize, silently: bool) {
+        self.drop_pipes_of(n, silently);
+        let peer = &mut self.peers[n];
+        peer.is_dark = silently;
+        peer.due = None;
+        peer.up = None;
+        peer.run += 1;
+        self.model.asked.retain(|(at, _), _| *at != n);
+    }
+
+    pub(crate) fn start(&mut self, n: usize) {
+        if self.peers[n].up.is_none() {
+            self.boot(n);
+        }
+    }
+
+    pub(crate) fn restart(&mut self, n: usize) {
+        self.kill(n, false);
+        self.start(n);
+    }
+
+    /// Host and disk are lost; what comes back in its place is somebody else.
+    pub(crate) fn lose_disk(&mut self, n: usize) {
+        self.kill(n, true);
+        self.lost.push(self.peers[n].name);
+        let settings = self.peers[n].settings.clone();
+        self.peers[n].replace(settings, &mut self.rng);
+        self.model.forget_peer(n);
+    }
+
+    /// `weft rmpeer` for every peer that is gone for good.
+    pub(crate) fn remove_lost(&mut self, n: usize) {
+        let now = self.now;
+        for lost in self.lost.clone() {
+            if let Some(up) = &mut self.peers[n].up {
+                self.model.taken_over += up.ipam.take_over(lost, now);
+            }
+            self.work(n);
+        }
+    }
+
+    /// Ends in order, as `weft stop` does.
+    pub(crate) fn stop(&mut self, n: usize) {
+        let now = self.now;
+        let Some(up) = &mut self.peers[n].up else {
+            return;
+        };
+        let farewell = up.gossip.withdraw_all();
+        self.post(n, farewell);
+        self.run_ms(100);
+        if let Some(up) = &mut self.peers[n].up {
+            up.router.shutdown(now);
+        }
+        self.work(n);
+        self.run_ms(50);
+        self.kill(n, false);
+        self.peers[n].disk.stopped_cleanly = true;
+    }
+
+    pub(crate) fn connect(&mut self, n: usize, to: usize) {
+        let now = self.now;
+        let target: Target = format!("n{to}").parse().unwrap();
+        if let Some(up) = &mut self.peers[n].up {
+            up.router.connect(&[target], false, now);
+            self.work(n);
+        }
+    }
+
+    /// Starts a container on a peer's host and asks for an address for it; its number.
+    pub(crate) fn launch(&mut self, n: usize) -> usize {
+        let c = self.model.add_container(n);
+        self.ask(c);
+        c
+    }
+
+    /// Asks for a container's address, again if the asker was cut off by a crash.
+    pub(crate) fn ask(&mut self, c: usize) {
+        let now = self.now;
+        let (n, container) = self.model.who(c);
+        if self.peers[n].up.is_none() || self.model.is_asked(c) {
+            return;
+        }
+        self.made += 1;
+        let id = RequestId(self.made);
+        self.model.asked.insert((n, id), c);
+        let up = self.peers[n].up.as_mut().unwrap();
+        up.ipam.allocate(id, container, None, now);
+        self.work(n);
+    }
+
+    /// Ends a container, as `weft detach` does.
+    pub(crate) fn remove(&mut self, c: usize) {
+        let now = self.now;
+        let (n, container) = self.model.who(c);
+        let Some(up) = &mut self.peers[n].up else {
+            return;
+        };
+        self.model.holding.remove(&(n, container.clone()));
+        self.model.gone.insert(c);
+        up.ipam.free_all(&container, now);
+        self.work(n);
+        self.remove_names(n, &container);
+        self.work(n);
+    }
+
+    pub(crate) fn name_container(&mut self, n: usize, container: &ContainerId) {
+        let Some(addr) = self.model.holding.get(&(n, container.clone())).copied() else {
+            return;
+        };
+        let name = Name::new(container.as_str(), &domain()).unwrap();
+        self.add_name(n, name, container, std::net::Ipv4Addr::from(addr).into());
+    }
+
+    pub(crate) fn end(&self, n: usize, conn: ConnId) -> End {
+        (n, self.peers[n].run, conn)
+    }
+
+    /// How to have this again.
+    pub(crate) fn replay(&self) -> String {
+        let after = self.now - self.start;
+        let seed = self.seed;
+        match self.is_chaos {
+            true => {
+                format!("after {after:?}; WEFT_SEED={seed} cargo test --test cluster -- replay")
+            }
+            false => format!("after {after:?}, seed {seed}"),
+        }
+    }
+}
