@@ -1,7 +1,7 @@
 //! Messages between machines of two peers, which need not be neighbours.
 //!
 //! A message goes over the connection with its destination if there is one, established or not, else
-//! along the unicast routes. Invariant: each pass costs it a hop, so views of the mesh that differ can
+//! along the control routes. Invariant: each pass costs it a hop, so views of the mesh that differ can
 //! lose a message but not keep one going round.
 
 use std::time::Instant;
@@ -98,7 +98,7 @@ impl Router {
         let peers = &self.conns.peers;
         let direct = peers.get(&to);
         direct
-            .or_else(|| peers.get(self.mesh.routes().unicast.get(&to)?))
+            .or_else(|| peers.get(self.mesh.routes().control.get(&to)?))
             .copied()
     }
 }
