@@ -316,9 +316,9 @@ impl Node {
         self.persisted.save();
     }
 
-    /// Everybody the mesh reaches now, without us.
+    /// Everybody that messages between machines get to now, without us.
     fn reachable(&self) -> BTreeSet<PeerName> {
-        self.router.routes().unicast.keys().copied().collect()
+        self.router.routes().control.keys().copied().collect()
     }
 }
 
