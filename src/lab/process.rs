@@ -14,7 +14,7 @@ use super::layout::Place;
 /// for its parent to notice.
 pub(crate) fn started(pid: u32) -> Option<u64> {
     stat(pid)
-        .filter(|stat| stat.state != 'Z' && stat.state != 'X')
+        .filter(|stat| !stat.has_ended())
         .map(|stat| stat.started)
 }
 
@@ -61,7 +61,17 @@ fn all() -> impl Iterator<Item = u32> {
 struct Stat {
     state: char,
     parent: u32,
+    threads: u64,
     started: u64,
+}
+
+impl Stat {
+    /// Whether nothing of the process runs any more. The state is that of its first thread, which may
+    /// end before others: of a process number 1 the last one still waits for the end of its whole pid
+    /// namespace then.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -74,11 +84,13 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = after_name.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    // `state` is field 3, `ppid` 4, `starttime` 22.
-    let started = fields.nth(17)?.parse().ok()?;
+    // `state` is field 3, `ppid` 4, `num_threads` 20, `starttime` 22.
+    let threads = fields.nth(15)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
     Some(Stat {
         state,
         parent,
+        threads,
         started,
     })
 }
@@ -89,9 +101,23 @@ mod tests {
 
     #[test]
     fn stat_is_read_whatever_the_process_is_called() {
-        let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
+        let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 98765 1000 10";
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.state, stat.parent, stat.started), ('S', 7, 98765));
+        assert_eq!(stat.threads, 3);
+    }
+
+    #[test]
+    fn a_process_has_ended_only_when_all_its_threads_have() {
+        let ended = |state, threads| {
+            let tail = format!("7 42 42 0 -1 0 1 2 3 4 5 6 7 8 20 0 {threads} 0 98765");
+            parse_stat(&format!("42 (x) {state} {tail}"))
+                .unwrap()
+                .has_ended()
+        };
+        assert!(ended('Z', 1) && ended('X', 0));
+        assert!(!ended('Z', 2), "another thread is still at work");
+        assert!(!ended('S', 1));
     }
 
     #[test]
