@@ -13,7 +13,7 @@ use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
 use weft_router::{ConnId, Event as RouterEvent, PeerInfo};
 use weft_wire::PeerName;
-use weft_wire::control::SessionKey;
+use weft_wire::control::{RefusalReason, SessionKey};
 
 use super::{Node, Session};
 use crate::convert;
@@ -129,6 +129,11 @@ impl Node {
                     .collect();
                 self.persisted.save();
             }
+            // Both dialled; one of the two connections stays.
+            RouterEvent::Refused {
+                reason: RefusalReason::Duplicate,
+                ..
+            } => {}
             RouterEvent::Refused {
                 remote,
                 reason,
