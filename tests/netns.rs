@@ -12,6 +12,8 @@
 
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/faults.rs"]
+mod faults;
 #[path = "netns/helper.rs"]
 mod helper;
 #[path = "netns/hostile.rs"]
