@@ -136,7 +136,7 @@ impl World {
             Event::RoutesChanged => {
                 let up = self.up(n);
                 up.stale = true;
-                let reachable = up.router.routes().unicast.keys().copied().collect();
+                let reachable = up.router.routes().control.keys().copied().collect();
                 up.ipam.set_reachable(reachable, now);
             }
             Event::TargetsChanged => {

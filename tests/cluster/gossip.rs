@@ -17,8 +17,10 @@ pub(crate) const DEBOUNCE: Duration = Duration::from_millis(25);
 #[derive(Debug, Clone)]
 pub(crate) struct Said {
     news: News,
-    entries: Arc<BTreeMap<Topic, Entry>>,
+    entries: Entries,
 }
+
+type Entries = Arc<BTreeMap<Topic, Entry>>;
 
 /// Generation, version, heartbeat.
 type News = (u64, u64, u64);
@@ -38,7 +40,7 @@ pub(crate) struct Gossip {
     us: PeerName,
     own: Said,
     heard: BTreeMap<PeerName, Heard>,
-    shown: BTreeMap<PeerName, BTreeMap<Topic, Entry>>,
+    shown: BTreeMap<PeerName, Entries>,
     neighbours: BTreeSet<PeerName>,
     /// Whose keys changed since the last look, and who told.
     fresh: BTreeMap<PeerName, PeerName>,
@@ -50,6 +52,8 @@ pub(crate) struct Gossip {
 #[derive(Debug)]
 struct Heard {
     said: Said,
+    /// Whom it calls an established neighbour.
+    links: BTreeSet<PeerName>,
     moved: [Option<Instant>; 2],
 }
 
@@ -158,8 +162,12 @@ impl Gossip {
             return;
         }
         let Some(heard) = self.heard.get_mut(&peer) else {
-            let moved = [None; 2];
-            self.heard.insert(peer, Heard { said, moved });
+            let heard = Heard {
+                links: links_of(&said.entries),
+                said,
+                moved: [None; 2],
+            };
+            self.heard.insert(peer, heard);
             self.fresh.insert(peer, from);
             self.look_is_due = true;
             return;
@@ -170,6 +178,7 @@ impl Gossip {
         heard.moved = [Some(now), heard.moved[0]];
         if (said.news.0, said.news.1) != (heard.said.news.0, heard.said.news.1) {
             self.fresh.insert(peer, from);
+            heard.links = links_of(&said.entries);
         }
         heard.said = said;
         self.look_is_due = true;
@@ -212,7 +221,7 @@ impl Gossip {
             if here && (connected.contains(peer) || moves >= proof) {
                 show(*peer, &mut self.shown, &heard.said.entries, &mut changes);
             } else if let Some(shown) = self.shown.remove(peer) {
-                let gone = shown.into_values();
+                let gone = shown.values().cloned();
                 changes.extend(gone.map(|entry| Change::Withdrawn { peer: *peer, entry }));
                 changes.push(Change::Dead { peer: *peer });
             }
@@ -221,20 +230,17 @@ impl Gossip {
     }
 
     fn says_linked(&self, peer: PeerName, to: PeerName) -> bool {
-        let said = self.heard.get(&peer).map(|heard| &heard.said.entries);
-        let link = said.and_then(|entries| entries.get(&Topic::Link(to)));
-        matches!(link, Some(Entry::Link(_, link)) if link.established)
+        let heard = self.heard.get(&peer);
+        heard.is_some_and(|heard| heard.links.contains(&to))
     }
 
     fn connected(&self) -> BTreeSet<PeerName> {
         let mut connected = self.neighbours.clone();
         let mut open: Vec<_> = connected.iter().copied().collect();
         while let Some(peer) = open.pop() {
-            for other in self.heard.keys() {
-                if !connected.contains(other)
-                    && self.says_linked(peer, *other)
-                    && self.says_linked(*other, peer)
-                {
+            let links = self.heard.get(&peer).map(|heard| &heard.links);
+            for other in links.into_iter().flatten() {
+                if !connected.contains(other) && self.says_linked(*other, peer) {
                     connected.insert(*other);
                     open.push(*other);
                 }
@@ -244,17 +250,25 @@ impl Gossip {
     }
 }
 
+fn links_of(entries: &Entries) -> BTreeSet<PeerName> {
+    let established = |entry: &Entry| match entry {
+        Entry::Link(to, link) => link.established.then_some(*to),
+        Entry::Peer(_) | Entry::Ring(..) | Entry::Name { .. } => None,
+    };
+    entries.values().filter_map(established).collect()
+}
+
 fn show(
     peer: PeerName,
-    shown: &mut BTreeMap<PeerName, BTreeMap<Topic, Entry>>,
-    entries: &BTreeMap<Topic, Entry>,
+    shown: &mut BTreeMap<PeerName, Entries>,
+    entries: &Entries,
     changes: &mut Vec<Change>,
 ) {
     let before = shown.entry(peer).or_insert_with(|| {
         changes.push(Change::Live { peer });
-        BTreeMap::new()
+        Entries::default()
     });
-    if before == entries {
+    if Arc::ptr_eq(before, entries) {
         return;
     }
     let gone = before
@@ -272,5 +286,5 @@ fn show(
         peer,
         entry: entry.clone(),
     }));
-    *before = entries.clone();
+    *before = Arc::clone(entries);
 }

@@ -33,6 +33,8 @@ pub(crate) struct Model {
     /// Frames sent, and how often each run of a peer delivered each.
     frames: Vec<Vec<u8>>,
     delivered: BTreeMap<(usize, usize, u64), u64>,
+    /// Addresses that are being claimed anew count like others.
+    pub(crate) strict: bool,
     /// Who frames pass between, or who uses what, may have changed.
     pub(crate) recheck: bool,
     recheck_rings: bool,
@@ -164,7 +166,7 @@ impl World {
     /// the ring was changed. When the owner comes within reach, over other peers, there is a moment in
     /// which both speak.
     fn is_unsettled(&self, n: usize, addr: Addr) -> bool {
-        let up = self.peers[n].up.as_ref();
+        let up = self.peers[n].up.as_ref().filter(|_| !self.model.strict);
         up.is_some_and(|up| up.forwarding.unsettled.contains(&addr))
     }
 

@@ -186,6 +186,32 @@ fn of_two_rings_that_meet_one_stays_and_no_address_is_used_twice() {
 }
 
 #[test]
+fn rings_that_meet_over_a_third_peer_settle_before_frames_pass() {
+    let mut conflicts = 0;
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.net.weather.delay_ms = 20;
+        for n in 0..3 {
+            let mut settings = Settings::new(n);
+            settings.pool = "10.32.0.0/28".parse().unwrap();
+            world.add(settings);
+        }
+        world.model.strict = true;
+        world.net.cut.extend([(1, 2), (2, 1)]);
+        world.connect(1, 0);
+        world.run_secs(3);
+        for n in [0, 1, 2, 1, 2] {
+            world.launch(n);
+        }
+        world.run_secs(3);
+        world.connect(2, 0);
+        world.settle();
+        conflicts += world.model.conflicts;
+    }
+    assert!(conflicts > 0, "the rings were never at odds");
+}
+
+#[test]
 fn a_peer_with_a_wrong_password_stays_out_and_both_sides_say_why() {
     let psk = |password| Psk::derive(password, "weft").unwrap();
     let (right, wrong) = (psk("right"), psk("wrong"));
@@ -279,4 +305,19 @@ fn a_peer_whose_disk_is_lost_comes_back_as_another_and_its_space_can_be_had() {
     assert!(world.model.taken_over > 0);
     world.connect(2, 0);
     world.settle();
+}
+
+#[test]
+fn a_hundred_peers_with_three_targets_each_are_all_reached() {
+    let mut world = World::new(16);
+    world.net.weather.delay_ms = 20;
+    for n in 0..100 {
+        let mut settings = Settings::new(n);
+        settings.discovery = false;
+        settings.pool = "10.32.0.0/16".parse().unwrap();
+        settings.targets = [n + 1, n + 10, n + 37].map(|to| to % 100).to_vec();
+        world.add(settings);
+    }
+    world.settle();
+    assert!(world.model.relayed > 0);
 }

@@ -281,11 +281,15 @@ impl World {
             return c;
         }
         let c = self.launch(n);
-        for _ in 0..100 {
+        let began = self.now;
+        for _ in 0..200 {
             if has(self, &c) {
                 return c;
             }
             self.run_ms(200);
+            if self.now > began + OPERATOR {
+                self.remove_lost(0);
+            }
         }
         let status = self.peers[n].up().ipam.status();
         panic!("no address for n{n}: {status:?} {}", self.replay());
