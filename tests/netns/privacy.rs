@@ -55,7 +55,7 @@ fn nothing_shows(capture: &[u8]) {
         .iter()
         .filter(|frame| udp_payload(frame, 6783).is_some());
     let sealed = sealed.count();
-    assert!(sealed > 20, "only {sealed} datagrams in the capture");
+    assert!(sealed >= 20, "only {sealed} datagrams in the capture");
     let words = [
         PAYLOAD,
         CONTAINER,
