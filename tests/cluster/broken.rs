@@ -51,6 +51,7 @@ fn a_name_that_stays_is_found_out() {
 fn meeting(seed: u64, broken: Broken) -> World {
     let mut world = World::of(seed, 2);
     world.net.weather.delay_ms = 200;
+    world.model.strict = true;
     if broken != Broken::LoudConflicts {
         world.net.weather.message_loss = 400;
     }

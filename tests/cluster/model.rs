@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_dns::Domain;
 use weft_ipam::{Addr, Answer, ContainerId, RequestError, RequestId};
-use weft_wire::MacAddr;
+use weft_wire::{Frame, MacAddr};
 
 use crate::world::World;
 
@@ -281,13 +281,14 @@ impl World {
             "n{n} delivered a frame twice {}",
             self.replay()
         );
-        let from = weft_wire::Frame::new_checked(bytes)
-            .unwrap()
-            .ipv4_sender()
-            .unwrap();
+        let frame = Frame::new_checked(bytes).unwrap();
+        let (src, from) = (frame.src(), frame.ipv4_sender().unwrap());
         let mut at = self.model.holding.iter().filter(|((at, _), _)| *at == n);
         let from = from.into();
-        let twin = at.find(|(_, addr)| **addr == from && !self.is_unsettled(n, from));
+        let mut speakers = self.model.containers.iter().filter(|c| c.mac == src);
+        let speaker = speakers.next().unwrap().host;
+        let unsettled = [n, speaker].iter().any(|n| self.is_unsettled(*n, from));
+        let twin = at.find(|(_, addr)| **addr == from && !unsettled);
         if let Some(((_, container), addr)) = twin {
             panic!(
                 "{container} of n{n} hears another one speak from {addr} {}",

@@ -1,12 +1,11 @@
 //! What must be true once faults are over and some time has passed: everybody knows everybody the
 //! underlay joins, all agree on the ring and the names, every frame arrives once, nothing is left over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weft_router::topology::LinkState;
-use weft_router::{ConnectionState, Router};
-use weft_wire::PeerName;
+use weft_router::ConnectionState;
+use weft_router::routes::Routes;
 
 use crate::world::World;
 
@@ -197,7 +196,7 @@ impl World {
     }
 
     /// Every peer floods a frame, and then sends one to every other one; each must come to whom it is
-    /// for, once. While connections change a frame may be lost, so it is tried until none does.
+    /// for, once. While routes change a frame may be lost, so it is tried until none does.
     pub(crate) fn exchange_frames(&mut self) {
         let weather = self.net.weather;
         self.net.weather.loss = 0;
@@ -219,19 +218,19 @@ impl World {
     ) {
         for _ in 0..5 {
             self.run_ms(500);
-            let before = self.connections_of(members);
+            let before = self.routes_of(members);
             let sent = send(self, members);
             self.run_ms(500);
-            if self.connections_of(members) == before {
+            if self.routes_of(members) == before {
                 return sent.into_iter().for_each(|sent| self.check_arrived(&sent));
             }
         }
-        panic!("connections keep changing {}", self.replay());
+        panic!("routes keep changing {}", self.replay());
     }
 
-    fn connections_of(&self, members: &[(usize, usize)]) -> Vec<BTreeMap<PeerName, LinkState>> {
+    fn routes_of(&self, members: &[(usize, usize)]) -> Vec<Routes> {
         let routers = members.iter().map(|(n, _)| &self.peers[*n].up().router);
-        routers.map(Router::own_links).collect()
+        routers.map(|router| router.routes().clone()).collect()
     }
 
     fn flood_all(&mut self, members: &[(usize, usize)]) -> Vec<Sent> {
