@@ -252,6 +252,7 @@ impl Allocator {
     /// A connection came up: its barrier stands until [`Event::Synced`].
     pub fn handle_connected(&mut self, neighbour: PeerName, now: Instant) {
         self.sync.connect(neighbour, now);
+        self.begin_grace(now);
         self.reach_changed(true, now);
     }
 
@@ -340,7 +341,7 @@ impl Allocator {
             let digest = self.digest;
             self.send(peer, &Message::Sync { nonce, digest });
         }
-        if !self.settling(now) {
+        if !self.settling(now) && !self.undecided(now) {
             for peer in self.sync.open() {
                 self.effect(Event::Synced { peer });
             }
@@ -351,6 +352,7 @@ impl Allocator {
     /// Puts a ring in place of ours, older or none, and sees to all that hangs on it.
     pub(crate) fn set_ring(&mut self, ring: Ring, now: Instant) {
         self.digest = ring.digest();
+        self.settling.know(self.digest);
         self.ring = Some(ring);
         self.wanted = false;
         self.election.stop();

@@ -28,6 +28,10 @@ pub struct Config {
 
 /// What the node has to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are alive at a time, and the caller takes each apart at once"
+)]
 pub enum Event {
     /// Write this down before anything that follows is done.
     Persist(Saved),

@@ -11,7 +11,6 @@ use weft_wire::{Malformed, PeerName};
 use crate::addr::{Addr, Cidr, Span};
 use crate::allocator::Allocator;
 use crate::digest::Digest;
-use crate::event::Event;
 use crate::message::{Denial, Message};
 use crate::ring::{GrantError, MAX_ENTRIES, Ring, RingId};
 use crate::space::Hold;
@@ -41,11 +40,7 @@ impl Allocator {
             Message::Claim { ring, addrs } => self.handle_claim(from, ring, &addrs, now),
             Message::Taken { ring, addrs, why } => self.handle_taken(from, ring, &addrs, why),
             Message::Adopted { ring, digest } => self.handle_adopted(from, ring, digest, now),
-            Message::Settled { ring } => {
-                if self.has_ring(ring) {
-                    self.settling.companions.remove(&from);
-                }
-            }
+            Message::Settled { ring, digest } => self.handle_settled(from, ring, digest, now),
             Message::Start => self.handle_start(from),
             Message::Prepare { ballot } => self.handle_prepare(from, ballot, now),
             Message::Promise { ballot, accepted } => {
@@ -79,58 +74,50 @@ impl Allocator {
         now: Instant,
     ) -> Result<(), Malformed> {
         match (self.ring.clone(), theirs) {
-            // It has no ring, so none of its containers has an address of the pool.
-            (ours, None) => {
-                self.sync.handle_answer(from, nonce);
-                if ours.is_some() {
-                    self.send_ring(from, 0);
-                }
-            }
+            (None, None) => self.sync.handle_answer(from, nonce),
+            (Some(_), None) => self.teach(from, now),
             (None, Some(theirs)) => {
                 self.set_ring(theirs, now);
                 self.sync.handle_answer(from, nonce);
             }
             (Some(ours), Some(theirs)) if ours.id() == theirs.id() => {
-                self.merge_ring(from, ours, &theirs, now)?;
-                self.sync.handle_answer(from, nonce);
+                self.merge_ring(ours, &theirs, now)?;
+                if self.digest == theirs.digest() {
+                    self.sync.handle_answer(from, nonce);
+                } else {
+                    self.teach(from, now);
+                }
             }
             (Some(ours), Some(theirs)) if theirs.id() < ours.id() => {
                 self.adopt_ring(&ours, theirs, now);
                 self.sync.handle_answer(from, nonce);
             }
-            // Ours survives; its barrier stays closed until it says the same.
-            (Some(_), Some(_)) => {
-                self.send_ring(from, 0);
-                self.sync.hurry(from, now);
-            }
+            (Some(_), Some(_)) => self.teach(from, now),
         }
         Ok(())
     }
 
-    fn merge_ring(
-        &mut self,
-        from: PeerName,
-        mut ours: Ring,
-        theirs: &Ring,
-        now: Instant,
-    ) -> Result<(), Malformed> {
+    /// A peer does not know all we know: it gets our ring, and a barrier waits until it says that
+    /// it has it.
+    fn teach(&mut self, peer: PeerName, now: Instant) {
+        self.send_ring(peer, 0);
+        self.sync.handle_lesson(peer, now);
+    }
+
+    fn merge_ring(&mut self, mut ours: Ring, theirs: &Ring, now: Instant) -> Result<(), Malformed> {
         ours.merge(theirs);
-        let value = ours.entries().len();
-        if value > MAX_ENTRIES {
+        if ours.is_too_large() {
             return Err(Malformed::TooLong {
                 what: "merged ring",
-                value,
+                value: ours.entries().len() + ours.claims().len(),
                 limit: MAX_ENTRIES,
             });
         }
-        let digest = ours.digest();
-        if digest == self.digest {
+        self.settling.know(theirs.digest());
+        if ours.digest() == self.digest {
             self.ring = Some(ours); // advice only
         } else {
             self.set_ring(ours, now);
-        }
-        if digest != theirs.digest() {
-            self.send_ring(from, 0);
         }
         Ok(())
     }
@@ -215,14 +202,7 @@ impl Allocator {
             };
             let hold = self.space.get(&container, *addr).map(|h| h.hold);
             if hold == Some(Hold::Unsettled) {
-                let conflict = Hold::Conflict(from);
-                self.space.set_hold(&container, *addr, conflict);
-                self.dirty();
-                self.effect(Event::Conflict {
-                    container,
-                    addr: *addr,
-                    holder: from,
-                });
+                self.lose(container, *addr, from);
             }
         }
     }
@@ -233,6 +213,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::event::Event;
     use crate::ring::RingKind;
     use crate::simulation::cluster::{config, name};
     use crate::{Config, ContainerId, Init, RequestId};
@@ -454,7 +435,7 @@ mod tests {
             let entries: Vec<_> = tokens
                 .map(|t| (Addr::from_bits(pool.first().to_bits() + t), entry))
                 .collect();
-            Ring::from_parts(pool, ours.id(), ours.founders().to_vec(), &entries).unwrap()
+            Ring::from_parts(pool, ours.id(), ours.founders().to_vec(), &entries, &[]).unwrap()
         };
         for (odd, accepted) in [(0, true), (1, false)] {
             let ring = Some(many(2, odd));

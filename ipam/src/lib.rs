@@ -51,7 +51,7 @@ pub use consensus::{Acceptor, Ballot, Decree};
 pub use digest::{Digest, ParseDigestError};
 pub use event::{Answer, Config, Event};
 pub use requests::{FreeError, MAX_PENDING, RequestError, RequestId, Wish};
-pub use ring::{Entry, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
+pub use ring::{Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
 pub use saved::{Allocation, LoadError, Saved, SavedRing};
 pub use space::ContainerId;
 pub use status::{Conflict, Owner, PendingRequest, State, Status, Unsettled, WaitsFor};

@@ -16,7 +16,9 @@ use weft_wire::{Malformed, PeerName};
 use crate::addr::{Addr, Cidr};
 use crate::consensus::{Ballot, Decree};
 use crate::digest::Digest;
-use crate::ring::{Entry, MAX_ENTRIES, MAX_FOUNDERS, Ring, RingError, RingId, RingKind};
+use crate::ring::{
+    Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, Ring, RingError, RingId, RingKind,
+};
 
 /// The most addresses one message claims or denies.
 pub(crate) const MAX_ADDRS: usize = 4_096;
@@ -50,8 +52,8 @@ pub(crate) enum Message {
     /// We gave our ring up for this one, whose digest is now that: tell us when you did, and have
     /// settled your addresses.
     Adopted { ring: RingId, digest: Digest },
-    /// We have that ring, and none of our addresses is unsettled.
-    Settled { ring: RingId },
+    /// We have that ring, and none of our addresses is unsettled; its digest is that with us.
+    Settled { ring: RingId, digest: Digest },
     /// We need a ring and may not found one: please do.
     Start,
     /// Promise to accept nothing below this ballot.
@@ -98,7 +100,8 @@ impl Message {
                 w.u32(*nonce).bool(ring.is_some());
                 if let Some(ring) = ring {
                     let entries = ring.entries().iter().map(|(t, e)| (*t, *e));
-                    write_ring(&mut w, ring.id(), ring.founders(), entries);
+                    let claims = ring.claims().iter().map(|((a, p), c)| (*a, *p, *c));
+                    write_ring(&mut w, ring.id(), ring.founders(), entries, claims);
                 }
             }
             Self::Space { ring, subnet } => write_cidr(write_id(&mut w, *ring), *subnet),
@@ -111,11 +114,8 @@ impl Message {
                 write_addrs(write_id(&mut w, *ring), addrs);
                 w.u8(why.code());
             }
-            Self::Adopted { ring, digest } => {
+            Self::Adopted { ring, digest } | Self::Settled { ring, digest } => {
                 write_id(&mut w, *ring).raw(&digest.to_bytes());
-            }
-            Self::Settled { ring } => {
-                write_id(&mut w, *ring);
             }
             Self::Start | Self::Abstain => {}
             Self::Prepare { ballot } | Self::Accepted { ballot } => write_ballot(&mut w, *ballot),
@@ -193,7 +193,10 @@ impl Message {
                 ring: read_id(r)?,
                 digest: Digest::from_bytes(r.array("ring digest")?),
             },
-            SETTLED => Self::Settled { ring: read_id(r)? },
+            SETTLED => Self::Settled {
+                ring: read_id(r)?,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+            },
             START => Self::Start,
             ABSTAIN => Self::Abstain,
             other => Self::read_vote(other, r)?,
@@ -276,12 +279,18 @@ pub(crate) fn write_ring(
     id: RingId,
     founders: &[PeerName],
     entries: impl ExactSizeIterator<Item = (Addr, Entry)>,
+    claims: impl ExactSizeIterator<Item = (Addr, PeerName, Claim)>,
 ) {
     write_peers(write_id(w, id), founders.iter());
     w.u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
     for (token, entry) in entries {
         w.u32(token.to_bits()).u32(entry.version).peer(entry.owner);
         w.u32(entry.stamp).u32(entry.free);
+    }
+    w.u32(u32::try_from(claims.len()).unwrap_or(u32::MAX));
+    for (addr, claimant, claim) in claims {
+        w.u32(addr.to_bits()).peer(claimant);
+        w.u32(claim.stamp).bool(claim.held);
     }
 }
 
@@ -300,12 +309,30 @@ pub(crate) fn read_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malforme
         };
         entries.push((token, entry));
     }
-    Ring::from_parts(pool, id, founders, &entries).map_err(|error| match error {
+    let claims = read_claims(r)?;
+    Ring::from_parts(pool, id, founders, &entries, &claims).map_err(|error| match error {
         RingError::Start => unknown("first token of the ring", 0),
-        RingError::Outside(token) => unknown("token outside of the pool", token.to_bits().into()),
-        RingError::Order(token) => unknown("token out of order", token.to_bits().into()),
+        RingError::Outside(token) => {
+            unknown("token or claim outside of the pool", token.to_bits().into())
+        }
+        RingError::Order(token) => unknown("token or claim out of order", token.to_bits().into()),
         RingError::TooMany | RingError::Founders => unknown("founders of the ring", 0),
     })
+}
+
+fn read_claims(r: &mut Reader<'_>) -> Result<Vec<(Addr, PeerName, Claim)>, Malformed> {
+    let count = bounded(r.u32("number of claims")?, MAX_CLAIMS, "claims")?;
+    let mut claims = Vec::new();
+    for _ in 0..count {
+        let addr = Addr::from_bits(r.u32("claimed address")?);
+        let claimant = r.peer("claimant")?;
+        let claim = Claim {
+            stamp: r.u32("claim stamp")?,
+            held: r.bool("claim flag")?,
+        };
+        claims.push((addr, claimant, claim));
+    }
+    Ok(claims)
 }
 
 pub(crate) fn write_accepted(w: &mut Writer, accepted: Option<&(Ballot, Decree)>) {
@@ -437,7 +464,9 @@ mod tests {
     }
 
     fn ring() -> Ring {
-        Ring::seeded(pool(), &BTreeSet::from([peer(1), peer(2), peer(3)]))
+        let mut ring = Ring::seeded(pool(), &BTreeSet::from([peer(1), peer(2), peer(3)]));
+        ring.claim("10.32.0.9".parse().unwrap(), peer(7)).unwrap();
+        ring
     }
 
     fn samples() -> Vec<Message> {
@@ -486,7 +515,10 @@ mod tests {
                 ring: ring_id,
                 digest,
             },
-            Message::Settled { ring: ring_id },
+            Message::Settled {
+                ring: ring_id,
+                digest,
+            },
             Message::Start,
             Message::Prepare { ballot },
             Message::Promise {
@@ -557,7 +589,7 @@ mod tests {
 
     #[test]
     fn the_largest_ring_fits_a_control_message() {
-        let largest = 100 + MAX_FOUNDERS * 6 + MAX_ENTRIES * 22;
+        let largest = 100 + MAX_FOUNDERS * 6 + MAX_ENTRIES * 22 + MAX_CLAIMS * 15;
         assert!(largest < weft_wire::control::MAX_CONTROL);
     }
 

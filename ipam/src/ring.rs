@@ -6,6 +6,10 @@
 //! written one after the other, except after a takeover of a peer that was not dead, and the larger
 //! of the two in the order (version, owner) wins in any case.
 //!
+//! A *claim* in the ring is a peer's word that a container of it holds an address whose owner it
+//! cannot ask. Each is written by its claimant alone. Of several claimants of one address that can
+//! reach each other the one with the smallest name keeps it until the owner can be asked.
+//!
 //! How much of a range is *free* is advice for whoever looks for space: a stamped value that its
 //! owner alone writes, merged too, but no part of the digest.
 //!
@@ -21,13 +25,17 @@ use weft_wire::PeerName;
 use crate::addr::{Addr, Cidr, Span};
 use crate::digest::{Digest, Fnv};
 
-/// The most entries a ring may have; 22 bytes each, so that it fits a control message with room to
-/// spare ([`weft_wire::control::MAX_CONTROL`]).
-pub const MAX_ENTRIES: usize = 40_000;
+/// The most entries a ring may have; 22 bytes each, so that with founders and claims it fits a
+/// control message ([`weft_wire::control::MAX_CONTROL`]).
+pub const MAX_ENTRIES: usize = 36_000;
+/// The most claims a ring may have, withdrawn ones included; 15 bytes each.
+pub const MAX_CLAIMS: usize = 8_192;
 /// The most founders a ring may have.
 pub const MAX_FOUNDERS: usize = 4_096;
 /// Nobody cuts ranges further from here on; what is left is room for cuts made elsewhere meanwhile.
 const MAX_ENTRIES_TO_CUT: usize = MAX_ENTRIES / 2;
+/// Nobody adds claims from here on, for the same reason.
+const MAX_CLAIMS_TO_ADD: usize = MAX_CLAIMS / 2;
 /// A takeover skips versions, so that it wins over what the peer wrote last and we never saw.
 const TAKEOVER_STEP: u32 = 100;
 
@@ -75,6 +83,18 @@ pub struct Entry {
     pub free: u32,
 }
 
+/// A peer's word on one address. Ordered as claims are merged: the larger one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// Grows with every change.
+    pub stamp: u32,
+    /// Whether a container of the claimant holds the address.
+    pub held: bool,
+}
+
+/// Whose word on which address.
+pub(crate) type Claims = BTreeMap<(Addr, PeerName), Claim>;
+
 /// Why a range could not be given away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum GrantError {
@@ -92,14 +112,14 @@ pub enum RingError {
     /// There is no entry for the start of the pool.
     #[error("the ring does not start where its pool starts")]
     Start,
-    /// A token lies outside of the pool.
-    #[error("token {0} is outside of the pool")]
+    /// A token or claim lies outside of the pool.
+    #[error("token or claim {0} is outside of the pool")]
     Outside(Addr),
-    /// Tokens are out of order or repeated.
-    #[error("token {0} is out of order")]
+    /// Tokens or claims are out of order or repeated.
+    #[error("token or claim {0} is out of order")]
     Order(Addr),
-    /// More entries or founders than are allowed.
-    #[error("the ring has too many entries or founders")]
+    /// More entries, founders or claims than are allowed.
+    #[error("the ring has too many entries, founders or claims")]
     TooMany,
     /// No founders, or out of order or repeated.
     #[error("the ring's founders are missing or out of order")]
@@ -113,6 +133,7 @@ pub(crate) struct Ring {
     id: RingId,
     founders: Vec<PeerName>,
     entries: BTreeMap<Addr, Entry>,
+    claims: Claims,
 }
 
 impl Ring {
@@ -126,6 +147,7 @@ impl Ring {
             id,
             founders,
             entries,
+            claims: Claims::new(),
         }
     }
 
@@ -146,8 +168,12 @@ impl Ring {
         id: RingId,
         founders: Vec<PeerName>,
         entries: &[(Addr, Entry)],
+        claims: &[(Addr, PeerName, Claim)],
     ) -> Result<Self, RingError> {
-        if entries.len() > MAX_ENTRIES || founders.len() > MAX_FOUNDERS {
+        let too_many = entries.len() > MAX_ENTRIES
+            || founders.len() > MAX_FOUNDERS
+            || claims.len() > MAX_CLAIMS;
+        if too_many {
             return Err(RingError::TooMany);
         }
         if founders.is_empty() || !founders.is_sorted_by(|a, b| a < b) {
@@ -171,6 +197,7 @@ impl Ring {
             id,
             founders,
             entries: map,
+            claims: check_claims(pool, claims)?,
         })
     }
 
@@ -186,11 +213,24 @@ impl Ring {
         &self.entries
     }
 
+    pub(crate) const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Whether the ring is larger than any may be, which only a merge can make it.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.entries.len() > MAX_ENTRIES || self.claims.len() > MAX_CLAIMS
+    }
+
     /// Takes in what another peer knows of the same ring.
     pub(crate) fn merge(&mut self, other: &Self) {
         debug_assert_eq!(self.id, other.id, "rings born apart are not merged");
         for (token, theirs) in &other.entries {
             let ours = self.entries.entry(*token).or_insert(*theirs);
+            *ours = (*ours).max(*theirs);
+        }
+        for (key, theirs) in &other.claims {
+            let ours = self.claims.entry(*key).or_insert(*theirs);
             *ours = (*ours).max(*theirs);
         }
         // Equal by birth; the smaller only so that the result never hangs on the order of merging.
@@ -214,6 +254,15 @@ impl Ring {
                 .write(&token.to_bits().to_be_bytes())
                 .write(&entry.owner.to_bytes())
                 .write(&entry.version.to_be_bytes());
+        }
+        // Separates the two lists, whose items could be mistaken for each other.
+        hash = hash.write(b"claims");
+        for ((addr, claimant), claim) in &self.claims {
+            hash = hash
+                .write(&addr.to_bits().to_be_bytes())
+                .write(&claimant.to_bytes())
+                .write(&claim.stamp.to_be_bytes())
+                .write(&[claim.held.into()]);
         }
         Digest(hash.finish())
     }
@@ -301,6 +350,36 @@ impl Ring {
         taken
     }
 
+    /// Gives our word that a container here holds an address.
+    ///
+    /// # Errors
+    /// There are as many claims as there may be.
+    pub(crate) fn claim(&mut self, addr: Addr, us: PeerName) -> Result<(), GrantError> {
+        if self.claims.len() >= MAX_CLAIMS_TO_ADD && !self.claims.contains_key(&(addr, us)) {
+            return Err(GrantError::Full);
+        }
+        self.set_claim(addr, us, true);
+        Ok(())
+    }
+
+    /// Takes our word back.
+    pub(crate) fn withdraw(&mut self, addr: Addr, us: PeerName) {
+        if self.is_claimed_by(addr, us) {
+            self.set_claim(addr, us, false);
+        }
+    }
+
+    pub(crate) fn is_claimed_by(&self, addr: Addr, peer: PeerName) -> bool {
+        self.claims.get(&(addr, peer)).is_some_and(|c| c.held)
+    }
+
+    /// Everybody whose word stands on an address.
+    pub(crate) fn claimants(&self, addr: Addr) -> impl Iterator<Item = PeerName> + use<'_> {
+        let all = (addr, PeerName::from_bytes([0; 6]))..=(addr, PeerName::from_bytes([0xff; 6]));
+        let held = self.claims.range(all).filter(|(_, claim)| claim.held);
+        held.map(|((_, claimant), _)| *claimant)
+    }
+
     /// Writes down how much of its ranges a peer has free; only that peer may say so.
     pub(crate) fn advise(&mut self, us: PeerName, free: impl Fn(Span) -> u64) {
         let ranges: Vec<_> = self.ranges().filter(|(_, e)| e.owner == us).collect();
@@ -321,6 +400,13 @@ impl Ring {
         debug_assert_eq!(self.entries.keys().next(), Some(&self.pool.first()));
         debug_assert!(self.entries.keys().all(|t| self.pool.contains(*t)));
         debug_assert!(!self.founders.is_empty());
+    }
+
+    fn set_claim(&mut self, addr: Addr, us: PeerName, held: bool) {
+        let claim = self.claims.entry((addr, us));
+        let claim = claim.or_insert(Claim { stamp: 0, held });
+        claim.held = held;
+        claim.stamp = claim.stamp.saturating_add(1);
     }
 
     fn cut_at(&mut self, position: u64) {
@@ -357,6 +443,24 @@ impl Entry {
             free: 0,
         }
     }
+}
+
+fn check_claims(pool: Cidr, list: &[(Addr, PeerName, Claim)]) -> Result<Claims, RingError> {
+    let mut claims = Claims::new();
+    for (addr, claimant, claim) in list {
+        let key = (*addr, *claimant);
+        if !pool.contains(*addr) {
+            return Err(RingError::Outside(*addr));
+        }
+        if claims
+            .last_key_value()
+            .is_some_and(|(last, _)| *last >= key)
+        {
+            return Err(RingError::Order(*addr));
+        }
+        claims.insert(key, *claim);
+    }
+    Ok(claims)
 }
 
 fn divide(span: Span, peers: &[PeerName], entries: &mut BTreeMap<Addr, Entry>) {

@@ -23,7 +23,7 @@ use crate::message::{
     read_accepted, read_ballot, read_cidr, read_ring, unknown, write_accepted, write_ballot,
     write_cidr, write_ring,
 };
-use crate::ring::{Entry, Ring, RingError, RingId};
+use crate::ring::{Claim, Entry, Ring, RingError, RingId};
 use crate::space::{ContainerId, Hold, Holding};
 
 const MAGIC: [u8; 4] = *b"WRNG";
@@ -54,6 +54,8 @@ pub struct SavedRing {
     pub founders: Vec<PeerName>,
     /// The tokens, in order, and what is said of the ranges they start.
     pub entries: Vec<(Addr, Entry)>,
+    /// The claims, in order of address and claimant.
+    pub claims: Vec<(Addr, PeerName, Claim)>,
 }
 
 /// One address in the hands of one container.
@@ -129,15 +131,17 @@ pub enum LoadError {
 impl SavedRing {
     pub(crate) fn from_ring(ring: &Ring) -> Self {
         let entries = ring.entries().iter();
+        let claims = ring.claims().iter();
         Self {
             id: ring.id(),
             founders: ring.founders().to_vec(),
             entries: entries.map(|(token, entry)| (*token, *entry)).collect(),
+            claims: claims.map(|((a, p), claim)| (*a, *p, *claim)).collect(),
         }
     }
 
     pub(crate) fn into_ring(self, pool: Cidr) -> Result<Ring, RingError> {
-        Ring::from_parts(pool, self.id, self.founders, &self.entries)
+        Ring::from_parts(pool, self.id, self.founders, &self.entries, &self.claims)
     }
 }
 
@@ -150,7 +154,8 @@ impl Saved {
         w.bool(self.ring.is_some());
         if let Some(ring) = &self.ring {
             let entries = ring.entries.iter().copied();
-            write_ring(&mut w, ring.id, &ring.founders, entries);
+            let claims = ring.claims.iter().copied();
+            write_ring(&mut w, ring.id, &ring.founders, entries, claims);
         }
         w.u32(u32::try_from(self.allocations.len()).unwrap_or(u32::MAX));
         for allocation in &self.allocations {

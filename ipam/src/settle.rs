@@ -9,10 +9,17 @@
 //! old ring and all that are reachable at that time, because their containers are reachable through
 //! us: each of them that is within reach is asked until it says that it has settled its own.
 //!
-//! An owner that cannot be reached holds nothing up: its containers cannot be reached either. For
-//! [`GRACE`] after the change we wait even so, since who is reachable is only just being learned.
+//! An owner that cannot be reached holds nothing up: its containers cannot be reached either. But
+//! other peers may hold the same address and be waiting for the same owner. So each puts its claim
+//! in the ring, asks its closed barriers' neighbours for theirs again, and waits until no claimant
+//! within reach is left beside it: the smallest name stays, the others lose the address and
+//! withdraw their claims. An owner that comes back and holds a claimed address itself opens no
+//! barrier before the claimant has heard so.
+//!
+//! For [`GRACE`] after an address became unsettled or a connection came up, everybody counts as
+//! reachable, since who is has only just begun to be learned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
@@ -21,22 +28,30 @@ use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
 use crate::asks::{Want, choose_donor};
 use crate::digest::Digest;
+use crate::event::Event;
 use crate::message::{Denial, MAX_ADDRS, Message};
 use crate::requests::Wish;
 use crate::ring::{Ring, RingId};
 use crate::space::{ContainerId, Hold};
 use crate::sync::ANSWER;
 
-/// How long an owner counts as reachable though we know no way to it yet.
+/// How long everybody counts as reachable though we know no way to them yet.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How many digests of rings are kept that ours holds all of; a ring changes a few times a second
+/// at most while many settle.
+const MAX_KNOWN: usize = 64;
 
 /// Who and what has to settle.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settling {
     /// Until when owners count as reachable in any case.
     pub(crate) grace: Option<Instant>,
-    /// Those that were with us when we gave a ring up and have not said they settled.
-    pub(crate) companions: BTreeSet<PeerName>,
+    /// Those that were with us when we gave a ring up, until they say they settled and we know
+    /// all they knew when they said so, of which this is the digest.
+    pub(crate) companions: BTreeMap<PeerName, Option<Digest>>,
+    /// Digests of rings that ours holds all of; the last few.
+    known: VecDeque<Digest>,
     /// When to ask the companions (again).
     pub(crate) ask_again: Option<Instant>,
     /// Peers that want to hear when we have settled.
@@ -45,13 +60,38 @@ pub(crate) struct Settling {
     pub(crate) ring_full: bool,
 }
 
+impl Settling {
+    /// Ours holds all that a ring of this digest does.
+    pub(crate) fn know(&mut self, digest: Digest) {
+        if !self.known.contains(&digest) {
+            self.known.push_back(digest);
+            if self.known.len() > MAX_KNOWN {
+                self.known.pop_front();
+            }
+        }
+        self.forget_known_companions();
+    }
+
+    fn forget_known_companions(&mut self) {
+        let known = |digest: Digest| self.known.contains(&digest);
+        self.companions
+            .retain(|_, said| said.is_none_or(|said| !known(said)));
+    }
+}
+
 impl Allocator {
     /// Gives our ring up for the one that survives.
     pub(crate) fn adopt_ring(&mut self, ours: &Ring, theirs: Ring, now: Instant) {
         let us = self.config.us;
         let owners = ours.owners().into_keys().filter(|peer| *peer != us);
         let live = self.live();
-        self.settling.companions.extend(owners.chain(live));
+        // Whatever companions said before, they said of another ring.
+        let all = owners.chain(live).map(|peer| (peer, None));
+        self.settling.companions.extend(all);
+        for said in self.settling.companions.values_mut() {
+            *said = None;
+        }
+        self.settling.known.clear();
         self.settling.ask_again = Some(now);
         self.settling.askers.clear();
         self.asks.clear();
@@ -78,7 +118,7 @@ impl Allocator {
         for (container, addr, hold) in changes {
             self.space.set_hold(&container, addr, hold);
             if hold == Hold::Unsettled {
-                self.settling.grace = Some(now + GRACE);
+                self.begin_grace(now);
             }
         }
     }
@@ -95,14 +135,108 @@ impl Allocator {
 
     /// Whether we wait for our own addresses or those of companions to be settled.
     pub(crate) fn settling(&self, now: Instant) -> bool {
-        let mut companions = self.settling.companions.iter();
+        let mut companions = self.settling.companions.keys();
         self.settling_own(now) || companions.any(|peer| self.is_live(*peer))
     }
 
+    /// Whether some claim in the ring has to be decided yet: by the owner of the address, or
+    /// between claimants. Only those within reach count.
+    pub(crate) fn undecided(&self, now: Instant) -> bool {
+        let Some(ring) = &self.ring else {
+            return false;
+        };
+        let grace = self.in_grace(now);
+        let near = |peer: PeerName| grace || peer == self.config.us || self.is_live(peer);
+        let held = ring.claims().iter().filter(|(_, claim)| claim.held);
+        let mut claims = held.filter(|((_, claimant), _)| near(*claimant));
+        claims.any(|((addr, claimant), _)| {
+            let owner = ring.owner_of(*addr).filter(|owner| owner != claimant);
+            let others = ring.claimants(*addr).filter(|other| other != claimant);
+            owner.into_iter().chain(others).any(near)
+        })
+    }
+
+    fn in_grace(&self, now: Instant) -> bool {
+        self.settling.grace.is_some_and(|until| now < until)
+    }
+
     fn settling_own(&self, now: Instant) -> bool {
-        let grace = self.settling.grace.is_some_and(|until| now < until);
+        let grace = self.in_grace(now);
         let mut unsettled = self.unsettled();
-        unsettled.any(|(_, _, owner)| grace || self.is_live(owner))
+        unsettled
+            .any(|(_, addr, owner)| grace || self.is_live(owner) || !self.is_ours_for_now(addr))
+    }
+
+    /// Whether our claim is in the ring and no other within reach stands beside it.
+    fn is_ours_for_now(&self, addr: Addr) -> bool {
+        let us = self.config.us;
+        self.ring.as_ref().is_some_and(|ring| {
+            let mut others = ring.claimants(addr).filter(|peer| *peer != us);
+            ring.is_claimed_by(addr, us) && !others.any(|peer| self.is_live(peer))
+        })
+    }
+
+    /// Makes our claims in the ring what they should be: one for each unsettled address whose owner
+    /// cannot be asked, none for an address that is settled or lost. Addresses that a smaller
+    /// claimant within reach has are lost.
+    fn reconcile_claims(&mut self, now: Instant) {
+        let Some(mut ring) = self.ring.clone() else {
+            return;
+        };
+        let us = self.config.us;
+        let mut lost = Vec::new();
+        let mut kept = BTreeSet::new();
+        let mut added = false;
+        for (container, addr, owner) in self.unsettled() {
+            let mut claimants = ring.claimants(addr);
+            let smaller = claimants.find(|peer| *peer < us && self.is_live(*peer));
+            drop(claimants);
+            let claimed = ring.is_claimed_by(addr, us);
+            if let Some(holder) = smaller.filter(|_| claimed) {
+                lost.push((container.clone(), addr, holder));
+            } else if claimed || self.settling.grace.is_some() || self.is_live(owner) {
+                kept.insert(addr);
+            } else if ring.claim(addr, us).is_ok() {
+                kept.insert(addr);
+                added = true;
+            } else {
+                lost.push((container.clone(), addr, owner)); // as many claims as there may be
+            }
+        }
+        let ours = ring.claims().keys().filter(|(_, peer)| *peer == us);
+        let stale: Vec<_> = ours
+            .map(|(addr, _)| *addr)
+            .filter(|a| !kept.contains(a))
+            .collect();
+        for addr in stale {
+            ring.withdraw(addr, us);
+        }
+        for (container, addr, holder) in lost {
+            self.lose(container, addr, holder);
+        }
+        if added {
+            self.sync.restart(now);
+        }
+        if ring.digest() != self.digest {
+            self.set_ring(ring, now);
+        }
+    }
+
+    /// A container must give its address up.
+    pub(crate) fn lose(&mut self, container: ContainerId, addr: Addr, holder: PeerName) {
+        self.space
+            .set_hold(&container, addr, Hold::Conflict(holder));
+        self.dirty();
+        self.effect(Event::Conflict {
+            container,
+            addr,
+            holder,
+        });
+    }
+
+    /// Somebody may be reachable whom we do not know to be.
+    pub(crate) fn begin_grace(&mut self, now: Instant) {
+        self.settling.grace = Some(now + GRACE);
     }
 
     /// A peer gave its ring up for this one and waits for us. Most often we have not heard of that
@@ -122,21 +256,43 @@ impl Allocator {
         }
     }
 
+    /// A companion has settled its addresses. What it claims must be in our ring before a barrier
+    /// here can open.
+    pub(crate) fn handle_settled(
+        &mut self,
+        from: PeerName,
+        id: RingId,
+        digest: Digest,
+        now: Instant,
+    ) {
+        if !self.has_ring(id) {
+            return;
+        }
+        if let Some(said) = self.settling.companions.get_mut(&from) {
+            *said = Some(digest);
+        }
+        self.settling.forget_known_companions();
+        if self.settling.companions.contains_key(&from) {
+            self.sync.suspect(from, digest, self.digest, now);
+        }
+    }
+
     pub(crate) fn note_denial(&mut self, why: Denial) {
         self.settling.ring_full = why == Denial::RingFull;
     }
 
     /// Asks companions, and answers those that ask us.
     pub(crate) fn settle(&mut self, now: Instant) {
+        if !self.in_grace(now) {
+            self.settling.grace = None;
+        }
         let Some(id) = self.ring.as_ref().map(Ring::id) else {
             return;
         };
-        if self.settling.grace.is_some_and(|until| until <= now) {
-            self.settling.grace = None;
-        }
+        self.reconcile_claims(now);
         if self.settling.ask_again.is_some_and(|at| at <= now) {
-            let mut companions = self.settling.companions.clone();
-            companions.retain(|peer| self.is_live(*peer));
+            let companions = self.settling.companions.keys().copied();
+            let companions: Vec<_> = companions.filter(|peer| self.is_live(*peer)).collect();
             self.settling.ask_again = (!companions.is_empty()).then_some(now + ANSWER);
             for peer in companions {
                 let (ring, digest) = (id, self.digest);
@@ -145,7 +301,8 @@ impl Allocator {
         }
         if !self.settling_own(now) {
             for peer in std::mem::take(&mut self.settling.askers) {
-                self.send(peer, &Message::Settled { ring: id });
+                let (ring, digest) = (id, self.digest);
+                self.send(peer, &Message::Settled { ring, digest });
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Keeping rings alike: the barrier of a new connection, and pulling after an announcement.
 //!
-//! A *barrier* stands on every new connection until we know all the neighbour knew of the ring, so
+//! A *barrier* stands on every new connection until we and the neighbour know the same, so
 //! that no frame passes between containers that might hold one address:
 //!
 //! ```text
-//!  connected -> Asking --(Same, or Ring merged)--> Merged --(addresses settled)--> Open
+//!  connected -> Asking --(Same, or Ring like ours)-> Merged --(addresses settled)--> Open
+//!                 ^                                   |
+//!                 +--- we put a claim in the ring ----+
 //! ```
 //!
 //! An announcement with a digest that is not ours makes its peer a *suspect*; we ask one suspect
@@ -19,7 +21,7 @@ use crate::digest::Digest;
 
 /// How long an answer to a question about the ring may take before it is asked again.
 pub(crate) const ANSWER: Duration = Duration::from_secs(1);
-/// How soon at the earliest a neighbour is asked again that had another ring.
+/// How soon at the earliest a neighbour is asked again that did not know all we know.
 const HURRY: Duration = Duration::from_millis(100);
 /// How long a suspect that did not answer is left alone.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(5);
@@ -31,7 +33,7 @@ const MAX_SUSPECTS: usize = 4_096;
 pub(crate) enum Barrier {
     /// We asked for the neighbour's ring under this nonce, and ask again at that time.
     Asking { nonce: u32, again: Instant },
-    /// We know what it knew; addresses here may be unsettled.
+    /// We knew the same; addresses here may be unsettled.
     Merged,
     /// Frames may flow as far as addresses are concerned.
     Open,
@@ -72,6 +74,20 @@ impl Sync {
         self.neighbours.remove(&peer);
     }
 
+    /// What a neighbour knows besides us may matter now: barriers not yet open ask again.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        let nonce = self.nonce();
+        let again = now;
+        for barrier in self.neighbours.values_mut() {
+            match barrier {
+                Barrier::Asking { .. } | Barrier::Merged => {
+                    *barrier = Barrier::Asking { nonce, again };
+                }
+                Barrier::Open => {}
+            }
+        }
+    }
+
     /// Notes a digest a peer announced.
     pub(crate) fn suspect(&mut self, peer: PeerName, digest: Digest, ours: Digest, due: Instant) {
         if digest == ours {
@@ -81,23 +97,29 @@ impl Sync {
         }
     }
 
-    /// A peer told us all it knows of the ring that is ours as well.
+    /// A peer answered, and knows no less and no more of the ring than we do.
     pub(crate) fn handle_answer(&mut self, peer: PeerName, nonce: u32) {
         if let Some(barrier) = self.neighbours.get_mut(&peer)
             && matches!(barrier, Barrier::Asking { nonce: asked, .. } if *asked == nonce)
         {
             *barrier = Barrier::Merged;
         }
+        self.forget_suspect(peer);
+    }
+
+    /// A neighbour's answer was that it knows less than we do, or has another ring: it is asked
+    /// again as soon as it can have ours.
+    pub(crate) fn handle_lesson(&mut self, peer: PeerName, now: Instant) {
+        if let Some(Barrier::Asking { again, .. }) = self.neighbours.get_mut(&peer) {
+            *again = (*again).min(now + HURRY);
+        }
+        self.forget_suspect(peer);
+    }
+
+    fn forget_suspect(&mut self, peer: PeerName) {
         self.suspects.remove(&peer);
         if self.asked.is_some_and(|(asked, _)| asked == peer) {
             self.asked = None;
-        }
-    }
-
-    /// A neighbour's answer was about another ring: it is asked again as soon as it can have ours.
-    pub(crate) fn hurry(&mut self, peer: PeerName, now: Instant) {
-        if let Some(Barrier::Asking { again, .. }) = self.neighbours.get_mut(&peer) {
-            *again = (*again).min(now + HURRY);
         }
     }
 
@@ -226,6 +248,22 @@ mod tests {
         // Peer 3 stays silent; by then peer 2 is like us.
         assert_eq!(sync.questions(Digest(2), |_| true, now + ANSWER), []);
         assert_eq!(sync.deadline(|_| true), None);
+    }
+
+    #[test]
+    fn a_restart_makes_every_closed_barrier_ask_again() {
+        let now = start();
+        let mut sync = Sync::default();
+        sync.connect(peer(1), now);
+        let before = sync.questions(Digest::NONE, |_| true, now);
+        sync.connect(peer(2), now);
+        for (peer, nonce) in sync.questions(Digest::NONE, |_| true, now) {
+            sync.handle_answer(peer, nonce);
+        }
+        sync.restart(now);
+        sync.handle_answer(peer(1), before[0].1);
+        assert!(sync.open().is_empty());
+        assert_eq!(sync.questions(Digest::NONE, |_| true, now).len(), 2);
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn lone() -> Ring {
     Ring::born(pool(), id, &BTreeSet::from([peer(1)]))
 }
 
-fn any_ring() -> impl Strategy<Value = Ring> {
+fn any_entries() -> impl Strategy<Value = Vec<(Addr, Entry)>> {
     let entry = (0..4_u32, 1..4_u8, 0..3_u32, 0..5_u32);
     proptest::collection::btree_map(0..64_u32, entry, 0..12).prop_map(|map| {
         let entry = |(version, owner, stamp, free)| Entry {
@@ -46,8 +46,23 @@ fn any_ring() -> impl Strategy<Value = Ring> {
             .map(|(token, e)| (addr(token), entry(e)))
             .collect();
         entries.entry(addr(0)).or_insert(entry((0, 1, 0, 0)));
-        let entries: Vec<_> = entries.into_iter().collect();
-        Ring::from_parts(pool(), lone().id, vec![peer(1)], &entries).unwrap()
+        entries.into_iter().collect()
+    })
+}
+
+fn any_claims() -> impl Strategy<Value = Vec<(Addr, PeerName, Claim)>> {
+    let claim = (0..3_u32, any::<bool>());
+    proptest::collection::btree_map((0..64_u32, 1..4_u8), claim, 0..6).prop_map(|map| {
+        let claims = map.into_iter();
+        claims
+            .map(|((at, by), (stamp, held))| (addr(at), peer(by), Claim { stamp, held }))
+            .collect()
+    })
+}
+
+fn any_ring() -> impl Strategy<Value = Ring> {
+    (any_entries(), any_claims()).prop_map(|(entries, claims)| {
+        Ring::from_parts(pool(), lone().id, vec![peer(1)], &entries, &claims).unwrap()
     })
 }
 
@@ -166,7 +181,8 @@ fn a_ring_with_used_up_versions_is_not_cut_further() {
         stamp: 0,
         free: 0,
     };
-    let mut ring = Ring::from_parts(pool(), lone().id, vec![peer(1)], &[(addr(0), entry)]).unwrap();
+    let mut ring =
+        Ring::from_parts(pool(), lone().id, vec![peer(1)], &[(addr(0), entry)], &[]).unwrap();
     let granted = ring.grant(span(0, 1), peer(1), peer(2));
     assert_eq!(granted, Err(GrantError::Full));
 }
@@ -181,7 +197,7 @@ fn parts_that_make_no_ring_are_refused() {
     };
     let ring = |founders: Vec<PeerName>, tokens: &[u32]| {
         let entries: Vec<_> = tokens.iter().map(|t| (addr(*t), entry)).collect();
-        Ring::from_parts(pool(), lone().id, founders, &entries).map(|_| ())
+        Ring::from_parts(pool(), lone().id, founders, &entries, &[]).map(|_| ())
     };
     let founders = || vec![peer(1)];
     assert_eq!(ring(founders(), &[0, 5]), Ok(()));
@@ -195,4 +211,48 @@ fn parts_that_make_no_ring_are_refused() {
     assert_eq!(ring(founders(), &[0, 5, 5]), Err(RingError::Order(addr(5))));
     assert_eq!(ring(vec![], &[0]), Err(RingError::Founders));
     assert_eq!(ring(vec![peer(1); 2], &[0]), Err(RingError::Founders));
+}
+
+#[test]
+fn a_claim_stands_until_its_claimant_takes_it_back() {
+    let mut ring = lone();
+    ring.claim(addr(3), peer(2)).unwrap();
+    ring.claim(addr(3), peer(1)).unwrap();
+    ring.claim(addr(4), peer(1)).unwrap();
+    let claimants = |ring: &Ring| ring.claimants(addr(3)).collect::<Vec<_>>();
+    assert_eq!(claimants(&ring), [peer(1), peer(2)]);
+    let before = ring.clone();
+    ring.withdraw(addr(3), peer(1));
+    ring.withdraw(addr(3), peer(3));
+    assert_eq!(claimants(&merged(&before, &ring)), [peer(2)]);
+    assert_ne!(before.digest(), ring.digest());
+    ring.claim(addr(3), peer(1)).unwrap();
+    assert_eq!(claimants(&merged(&before, &ring)), [peer(1), peer(2)]);
+}
+
+#[test]
+fn claims_that_cannot_be_are_refused() {
+    let claim = Claim {
+        stamp: 1,
+        held: true,
+    };
+    let entry = *lone().entries().values().next().unwrap();
+    let ring = |list: &[(u32, u8)]| {
+        let claims: Vec<_> = list
+            .iter()
+            .map(|(a, p)| (addr(*a), peer(*p), claim))
+            .collect();
+        Ring::from_parts(
+            pool(),
+            lone().id,
+            vec![peer(1)],
+            &[(addr(0), entry)],
+            &claims,
+        )
+        .map(|_| ())
+    };
+    assert_eq!(ring(&[(1, 1), (1, 2), (2, 1)]), Ok(()));
+    assert_eq!(ring(&[(64, 1)]), Err(RingError::Outside(addr(64))));
+    assert_eq!(ring(&[(1, 2), (1, 1)]), Err(RingError::Order(addr(1))));
+    assert_eq!(ring(&[(1, 1), (1, 1)]), Err(RingError::Order(addr(1))));
 }
