@@ -1,16 +1,12 @@
-# The router as a container: `docker build -t weft .`, then see README.md.
+# The router as a container image; README.md says how it is run.
 #
-# BUILD and BASE can be replaced where no registry is reachable: any Debian root with the packages below will do.
-ARG BUILD=rust:1-bookworm
+#   cargo build --release && docker build -t weft .
+#
+# BASE may be any root with glibc of Debian 12 or newer; nft and iptables are installed where it has none.
 ARG BASE=debian:bookworm-slim
-
-FROM ${BUILD} AS build
-WORKDIR /src
-COPY . .
-RUN cargo build --release --locked --bin weft
-
 FROM ${BASE}
-RUN command -v nft >/dev/null || (apt-get update && apt-get install -y --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*)
-COPY --from=build /src/target/release/weft /usr/local/bin/weft
+RUN command -v nft && command -v iptables || \
+    (apt-get update && apt-get install -y --no-install-recommends nftables iptables && rm -rf /var/lib/apt/lists/*)
+COPY target/release/weft /usr/local/bin/weft
 ENTRYPOINT ["/usr/local/bin/weft"]
 CMD ["launch", "--foreground"]

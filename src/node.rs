@@ -272,8 +272,9 @@ impl Node {
         }
     }
 
-    /// What nobody waits for: old MACs go.
+    /// What nobody waits for: old MACs go, and what others took from the host's firewall is put back.
     async fn keep_house(&mut self) {
+        self.host.pass_filter().await;
         let aged = self.macs.age_out(Instant::now());
         self.mesh.stale |= !aged.is_empty();
         for (_, mac, location) in aged {

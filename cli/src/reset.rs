@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use weft_api::{CallError, Client};
 use weft_net::bridge::remove_dns_address;
+use weft_net::forward;
 use weft_net::masquerade::{self, MasqueradeError};
 use weft_net::{Netlink, NetlinkError};
 use weft_plugin::attach::HOST_PREFIX;
@@ -100,7 +101,7 @@ fn lock(state_dir: &Path) -> Result<Option<File>, ResetError> {
 }
 
 /// Deletes the bridge, its TAP, the host's ends of containers' interfaces and thereby the containers'
-/// ends, and the rules for the resolver and for an exposed host.
+/// ends, and the rules for the resolver, for an exposed host and in the host's packet filter.
 async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
     let links = Netlink::new()?;
     for link in links.list_links(HOST_PREFIX).await? {
@@ -111,6 +112,7 @@ async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
     }
     // The rules are known by their table; the address went with the bridge.
     remove_dns_address(&links, args.bridge.as_str(), Ipv4Addr::UNSPECIFIED).await?;
+    forward::remove(args.bridge.as_str()).await;
     Ok(masquerade::remove().await?)
 }
 

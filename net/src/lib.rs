@@ -10,6 +10,7 @@
 //! * [`tap`], [`udp`]: where frames come from and go to; synchronous, for plain threads.
 //! * [`attach`]: a container's interface.
 //! * [`netns`]: doing things in another network namespace.
+//! * [`forward`]: past the host's packet filter.
 //! * [`masquerade`]: address translation for an exposed host.
 //! * [`sandbox`]: processes in namespaces of their own, for `weft lab`.
 //!
@@ -22,6 +23,7 @@ pub mod attach;
 pub mod bridge;
 mod capability;
 pub mod fdb;
+pub mod forward;
 mod links;
 pub mod masquerade;
 mod netlink;

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<(), String> {
-    install_packages(&[("nft", "nftables")])?;
+    install_packages(&[("nft", "nftables"), ("iptables", "iptables")])?;
     run(cargo("tests", "test --workspace --locked"))
 }
 
