@@ -252,6 +252,7 @@ impl Allocator {
     /// A connection came up: its barrier stands until [`Event::Synced`].
     pub fn handle_connected(&mut self, neighbour: PeerName, now: Instant) {
         self.sync.connect(neighbour, now);
+        self.forget_synced(neighbour);
         self.begin_grace(now);
         self.reach_changed(true, now);
     }
@@ -259,6 +260,7 @@ impl Allocator {
     /// A connection is gone.
     pub fn handle_disconnected(&mut self, neighbour: PeerName, now: Instant) {
         self.sync.disconnect(neighbour);
+        self.forget_synced(neighbour);
         self.reach_changed(false, now);
     }
 
@@ -407,6 +409,12 @@ impl Allocator {
         live.extend(self.sync.neighbours());
         live.remove(&self.config.us);
         live
+    }
+
+    /// What has not been polled of an earlier connection must not open the barrier of a later one.
+    fn forget_synced(&mut self, neighbour: PeerName) {
+        let stale = |event: &Event| matches!(event, Event::Synced { peer } if *peer == neighbour);
+        self.out.events.retain(|event| !stale(event));
     }
 
     fn reach_changed(&mut self, more: bool, now: Instant) {

@@ -16,8 +16,9 @@
 //! withdraw their claims. An owner that comes back and holds a claimed address itself opens no
 //! barrier before the claimant has heard so.
 //!
-//! For [`GRACE`] after an address became unsettled or a connection came up, everybody counts as
-//! reachable, since who is has only just begun to be learned.
+//! For [`GRACE`] after an address became unsettled, a claim was put in the ring or a connection
+//! came up, everybody counts as reachable: both what we do not know yet of the topology and what
+//! others do not know yet of our claim take a moment to get through, and both must.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -35,7 +36,8 @@ use crate::ring::{Ring, RingId};
 use crate::space::{ContainerId, Hold};
 use crate::sync::ANSWER;
 
-/// How long everybody counts as reachable though we know no way to them yet.
+/// How long everybody counts as reachable though we know no way to them yet: twice what a change of
+/// the ring or the topology needs, at the most, to get through.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How many digests of rings are kept that ours holds all of; a ring changes a few times a second
@@ -216,6 +218,7 @@ impl Allocator {
         }
         if added {
             self.sync.restart(now);
+            self.begin_grace(now);
         }
         if ring.digest() != self.digest {
             self.set_ring(ring, now);

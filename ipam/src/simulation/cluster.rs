@@ -36,6 +36,7 @@ pub(super) struct Peer {
     disk: Option<Saved>,
     announced: Digest,
     connected: BTreeSet<usize>,
+    reachable: BTreeSet<usize>,
     synced: BTreeSet<usize>,
     back_at: Instant,
 }
@@ -53,8 +54,9 @@ pub(super) struct Cluster {
     pub(super) now: Instant,
     pub(super) rng: ChaCha20Rng,
     links: BTreeSet<(usize, usize)>,
-    /// Peers hear only of their neighbours, as if the topology took its time.
+    /// A change of links beyond their neighbours peers hear of only a second later.
     pub(super) slow_topology: bool,
+    topology_due: Option<Instant>,
     /// Who can reach whom over links.
     islands: Vec<BTreeSet<usize>>,
     wire: Vec<Packet>,
@@ -97,6 +99,7 @@ impl Cluster {
             rng: ChaCha20Rng::seed_from_u64(seed),
             links: BTreeSet::new(),
             slow_topology: false,
+            topology_due: None,
             islands: Vec::new(),
             wire: Vec::new(),
             steps: 0,
@@ -114,6 +117,7 @@ impl Cluster {
                 disk: None,
                 announced: Digest::NONE,
                 connected: BTreeSet::new(),
+                reachable: BTreeSet::new(),
                 synced: BTreeSet::new(),
                 back_at: cluster.now,
             });
@@ -253,6 +257,10 @@ impl Cluster {
         self.now += STEP;
         self.steps += 1;
         self.restart_due();
+        if self.topology_due.is_some_and(|at| at <= self.now) {
+            self.topology_due = None;
+            self.tell_topology(false);
+        }
         self.deliver();
         if self.steps.is_multiple_of(GOSSIP_STEPS) {
             self.gossip();
@@ -391,13 +399,16 @@ impl Cluster {
     }
 
     /// Tells peers of connections that came and went, and of who is reachable.
-    pub(super) fn update_links(&mut self) {
+    fn update_links(&mut self) {
         self.islands = self.groups(|a, b| self.is_linked(a, b));
+        self.tell_topology(self.slow_topology);
+        if self.slow_topology {
+            let due = self.now + Duration::from_secs(1);
+            self.topology_due.get_or_insert(due);
+        }
         let now = self.now;
         for n in 0..self.peers.len() {
-            let linked: BTreeSet<_> = (0..self.peers.len())
-                .filter(|other| *other != n && self.is_linked(n, *other))
-                .collect();
+            let linked = self.linked(n);
             let before = std::mem::replace(&mut self.peers[n].connected, linked.clone());
             if !self.is_up(n) {
                 self.peers[n].synced.clear();
@@ -407,24 +418,40 @@ impl Cluster {
                 self.peers[n].synced.remove(gone);
                 self.with_quietly(n, |a| a.handle_disconnected(name(*gone), now));
             }
-            let group = self.islands.iter().find(|g| g.contains(&n)).unwrap();
-            let slow = self.slow_topology;
-            let known = |other: &usize| {
-                if slow {
-                    linked.contains(other)
-                } else {
-                    *other != n
-                }
-            };
-            let reachable = group.iter().filter(|other| known(other));
-            let reachable = reachable.map(|other| name(*other)).collect();
-            self.with_quietly(n, |a| a.set_reachable(reachable, now));
             for new in linked.difference(&before) {
                 self.with_quietly(n, |a| a.handle_connected(name(*new), now));
             }
         }
         for n in 0..self.peers.len() {
             self.carry_out(n);
+        }
+    }
+
+    fn linked(&self, n: usize) -> BTreeSet<usize> {
+        (0..self.peers.len())
+            .filter(|other| *other != n && self.is_linked(n, *other))
+            .collect()
+    }
+
+    /// Tells peers who is reachable: all that are, or, while the topology lags behind, no more than
+    /// they knew of and their neighbours.
+    fn tell_topology(&mut self, lagging: bool) {
+        let now = self.now;
+        for n in 0..self.peers.len() {
+            let linked = self.linked(n);
+            let group = self.islands.iter().find(|g| g.contains(&n)).unwrap();
+            let known: BTreeSet<_> = group
+                .iter()
+                .filter(|other| **other != n)
+                .filter(|other| {
+                    let before = &self.peers[n].reachable;
+                    !lagging || linked.contains(other) || before.contains(other)
+                })
+                .copied()
+                .collect();
+            let reachable = known.iter().map(|other| name(*other)).collect();
+            self.peers[n].reachable = known;
+            self.with_quietly(n, |a| a.set_reachable(reachable, now));
         }
     }
 

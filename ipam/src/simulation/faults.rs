@@ -7,7 +7,7 @@ use rand_core::Rng;
 use super::cluster::{Cluster, Faults, name};
 use crate::{Addr, ContainerId, Init, RingKind};
 
-const FAULTS: Faults = Faults {
+pub(super) const FAULTS: Faults = Faults {
     loss: 100,
     repeat: 100,
     crash: 3,
@@ -15,7 +15,7 @@ const FAULTS: Faults = Faults {
 };
 
 /// One random thing a user does.
-fn use_somehow(cluster: &mut Cluster, containers: &mut u64) {
+pub(super) fn use_somehow(cluster: &mut Cluster, containers: &mut u64) {
     let n = usize::try_from(cluster.rng.next_u64()).unwrap() % cluster.peers.len();
     if cluster.peers[n].allocator.is_none() {
         return;
@@ -45,7 +45,7 @@ fn use_somehow(cluster: &mut Cluster, containers: &mut u64) {
     }
 }
 
-fn cut_or_heal(cluster: &mut Cluster) {
+pub(super) fn cut_or_heal(cluster: &mut Cluster) {
     let count = cluster.peers.len();
     let all: Vec<_> = (0..count).collect();
     if cluster.rng.next_u64().is_multiple_of(2) {
@@ -59,7 +59,7 @@ fn cut_or_heal(cluster: &mut Cluster) {
     }
 }
 
-fn end_of_faults(cluster: &mut Cluster) {
+pub(super) fn end_of_faults(cluster: &mut Cluster) {
     cluster.faults = Faults::default();
     cluster.start_all();
     let all: Vec<_> = (0..cluster.peers.len()).collect();
