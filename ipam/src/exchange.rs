@@ -164,7 +164,7 @@ impl Allocator {
         for addr in addrs {
             if ring.owner_of(*addr) != Some(us) {
                 tell_ring = true; // it does not know the owner
-            } else if self.space.holder(*addr).is_some() {
+            } else if self.space.holder(*addr).is_some() || self.rival(*addr, from, now).is_some() {
                 keep(*addr, Denial::InUse);
             } else if self.space.is_reserved(*addr) {
                 keep(*addr, Denial::Reserved);

@@ -178,6 +178,16 @@ impl Pending {
     }
 }
 
+/// What holds for all requests looked at in one go.
+struct Pass {
+    /// Nothing new is given out.
+    settling: bool,
+    /// Addresses that containers of other peers have though they are not those peers'.
+    claimed: BTreeSet<Addr>,
+    /// Subnets found to have nothing free.
+    exhausted: BTreeSet<Cidr>,
+}
+
 type Outcome = Result<Answer, RequestError>;
 
 impl Allocator {
@@ -223,23 +233,21 @@ impl Allocator {
 
     /// Answers what can be answered.
     pub(crate) fn serve(&mut self, now: Instant) {
-        let settling = self.settling(now);
-        let mut exhausted = BTreeSet::new();
+        let mut pass = Pass {
+            settling: self.settling(now),
+            claimed: self.claimed_by_others(now),
+            exhausted: BTreeSet::new(),
+        };
         for pending in std::mem::take(&mut self.pending) {
-            match self.try_serve(&pending.wish, settling, &mut exhausted) {
+            match self.try_serve(&pending.wish, &mut pass) {
                 Some(outcome) => self.answer(pending.id, outcome),
                 None => self.pending.push(pending),
             }
         }
     }
 
-    /// The outcome of a request, if it has one yet. `exhausted` holds the subnets found full.
-    fn try_serve(
-        &mut self,
-        wish: &Wish,
-        settling: bool,
-        exhausted: &mut BTreeSet<Cidr>,
-    ) -> Option<Outcome> {
+    /// The outcome of a request, if it has one yet.
+    fn try_serve(&mut self, wish: &Wish, pass: &mut Pass) -> Option<Outcome> {
         match wish {
             Wish::Allocate { container, subnet } => {
                 if let Some((addr, holding)) = self.held_in(container, *subnet) {
@@ -247,12 +255,13 @@ impl Allocator {
                     return (holding.hold == Hold::Settled)
                         .then(|| Ok(self.give(container, addr, subnet.prefix())));
                 }
-                if settling || exhausted.contains(subnet) {
+                if pass.settling || pass.exhausted.contains(subnet) {
                     return None;
                 }
-                let own = self.ring.as_ref()?.owned_by(self.config.us);
-                let Some(addr) = self.space.pick(self.config.us, &own, *subnet) else {
-                    exhausted.insert(*subnet);
+                let us = self.config.us;
+                let own = self.ring.as_ref()?.owned_by(us);
+                let Some(addr) = self.space.pick(us, &own, *subnet, &pass.claimed) else {
+                    pass.exhausted.insert(*subnet);
                     return None;
                 };
                 self.space.set_cursor(addr);
@@ -263,7 +272,7 @@ impl Allocator {
                 addr,
                 prefix,
             } => {
-                let outcome = self.try_claim(container, *addr, settling)?;
+                let outcome = self.try_claim(container, *addr, pass)?;
                 Some(outcome.map(|()| {
                     self.give(container, *addr, *prefix);
                     Answer::Claimed
@@ -278,7 +287,7 @@ impl Allocator {
         &self,
         container: &ContainerId,
         addr: Addr,
-        settling: bool,
+        pass: &Pass,
     ) -> Option<Result<(), RequestError>> {
         if !self.config.pool.contains(addr) {
             return Some(Ok(()));
@@ -292,8 +301,13 @@ impl Allocator {
             Some(Hold::Unsettled) => None,
             Some(Hold::Conflict(peer)) => Some(Err(RequestError::InUse { addr, peer })),
             None => {
-                let owner = self.ring.as_ref()?.owner_of(addr);
-                (!settling && owner == Some(self.config.us)).then_some(Ok(()))
+                let ring = self.ring.as_ref()?;
+                let rival = ring.claimants(addr).find(|peer| self.is_live(*peer));
+                let free = !pass.settling && !pass.claimed.contains(&addr);
+                match rival {
+                    Some(peer) => Some(Err(RequestError::InUse { addr, peer })),
+                    None => (free && ring.owner_of(addr) == Some(self.config.us)).then_some(Ok(())),
+                }
             }
         }
     }

@@ -147,8 +147,7 @@ impl Allocator {
         let Some(ring) = &self.ring else {
             return false;
         };
-        let grace = self.in_grace(now);
-        let near = |peer: PeerName| grace || peer == self.config.us || self.is_live(peer);
+        let near = |peer: PeerName| peer == self.config.us || self.is_near(peer, now);
         let held = ring.claims().iter().filter(|(_, claim)| claim.held);
         let mut claims = held.filter(|((_, claimant), _)| near(*claimant));
         claims.any(|((addr, claimant), _)| {
@@ -156,6 +155,28 @@ impl Allocator {
             let others = ring.claimants(*addr).filter(|other| other != claimant);
             owner.into_iter().chain(others).any(near)
         })
+    }
+
+    /// The peer within reach, other than `asker`, that claims an address and goes before it.
+    pub(crate) fn rival(&self, addr: Addr, asker: PeerName, now: Instant) -> Option<PeerName> {
+        let ring = self.ring.as_ref()?;
+        let claimed = ring.is_claimed_by(addr, asker);
+        let mut others = ring.claimants(addr).filter(|peer| *peer != asker);
+        others.find(|peer| self.is_near(*peer, now) && !(claimed && asker < *peer))
+    }
+
+    /// Addresses that are not to be given out, because a container of a peer within reach has them.
+    pub(crate) fn claimed_by_others(&self, now: Instant) -> BTreeSet<Addr> {
+        let us = self.config.us;
+        let claims = self.ring.iter().flat_map(|ring| ring.claims());
+        let held = claims.filter(|((_, peer), claim)| claim.held && *peer != us);
+        held.filter(|((_, peer), _)| self.is_near(*peer, now))
+            .map(|((addr, _), _)| *addr)
+            .collect()
+    }
+
+    fn is_near(&self, peer: PeerName, now: Instant) -> bool {
+        self.in_grace(now) || self.is_live(peer)
     }
 
     fn in_grace(&self, now: Instant) -> bool {

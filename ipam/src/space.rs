@@ -181,7 +181,14 @@ impl Space {
 
     /// The next address for a container: one of `own` that was never used, from the last one given
     /// on and round, else the one that was freed first.
-    pub(crate) fn pick(&self, us: PeerName, own: &[Span], subnet: Cidr) -> Option<Addr> {
+    /// None of `avoid`.
+    pub(crate) fn pick(
+        &self,
+        us: PeerName,
+        own: &[Span],
+        subnet: Cidr,
+        avoid: &BTreeSet<Addr>,
+    ) -> Option<Addr> {
         let hosts = subnet.hosts();
         let from = self
             .cursor
@@ -194,12 +201,12 @@ impl Space {
         let before = Span { end: from, ..hosts };
         let unused = [after, before].into_iter().find_map(|part| {
             let mut parts = own.iter().map(|span| span.intersect(part));
-            parts.find_map(|span| self.first_unused(span))
+            parts.find_map(|span| self.first_unused(span, avoid))
         });
         let ours = |addr: Addr| own.iter().any(|span| span.contains(addr));
         unused.or_else(|| {
             let mut freed = self.freed_order.values().copied();
-            freed.find(|addr| hosts.contains(*addr) && ours(*addr))
+            freed.find(|addr| hosts.contains(*addr) && ours(*addr) && !avoid.contains(addr))
         })
     }
 
@@ -237,12 +244,13 @@ impl Space {
         Some(Span { start, ..best })
     }
 
-    fn first_unused(&self, span: Span) -> Option<Addr> {
+    fn first_unused(&self, span: Span, avoid: &BTreeSet<Addr>) -> Option<Addr> {
         let mut candidates = (span.start..span.end).filter_map(Span::addr_at);
         candidates.find(|addr| {
             !self.used.contains_key(addr)
                 && !self.freed.contains_key(addr)
                 && !self.reserved.contains(addr)
+                && !avoid.contains(addr)
         })
     }
 
@@ -329,7 +337,7 @@ mod tests {
     }
 
     fn take(space: &mut Space, own: &[Span]) -> Option<Addr> {
-        let addr = space.pick(us(), own, pool())?;
+        let addr = space.pick(us(), own, pool(), &BTreeSet::new())?;
         space.hold(&ContainerId::new(&addr.to_string()), addr, settled());
         space.set_cursor(addr);
         Some(addr)

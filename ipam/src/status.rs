@@ -296,7 +296,7 @@ impl Allocator {
             },
             Wish::Claim { addr, .. } => {
                 match (self.asks.get(Want::Exact(*addr)), ring.owner_of(*addr)) {
-                    (Some(_), Some(owner)) => WaitsFor::Owner {
+                    (Some(_), Some(owner)) if owner != self.config.us => WaitsFor::Owner {
                         addr: *addr,
                         owner,
                         reachable: self.is_live(owner),
