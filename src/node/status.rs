@@ -261,7 +261,7 @@ impl Node {
         if let Some(ipam) = &self.ipam {
             for conflict in ipam.status().conflicts {
                 warnings.push(format!(
-                    "{} is cut off: {} belongs to a container of {}. Give it a new address: `weft detach {0}`, then `weft attach {0}`",
+                    "{} is cut off: {} belongs to a container of {}; `weft status ipam` has the command that gives it a new address",
                     conflict.container, conflict.addr, conflict.holder
                 ));
             }

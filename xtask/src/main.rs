@@ -60,7 +60,7 @@ fn lint() -> Result<(), String> {
     ))?;
     let mut docs = cargo(
         "documentation",
-        "doc --workspace --no-deps --locked --document-private-items",
+        "doc --workspace --no-deps --locked",
     );
     docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
     run(docs)?;
