@@ -171,6 +171,53 @@ mod tests {
         assert_eq!(count(&|_| false), BTreeMap::from([(None, 1000)]));
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_denial_leads_to_the_next_peer_at_once_and_only_from_the_one_asked() {
+        let now = start();
+        let subnet: Cidr = "10.0.0.0/24".parse().unwrap();
+        let want = Want::Space(subnet);
+        let mut asks = Asks::default();
+        asks.set_wants(&BTreeSet::from([want]), now);
+        for (_, ask) in asks.due(now) {
+            ask.to = Some(peer(1));
+        }
+        assert_eq!(asks.deadline(), Some(now + RETRY));
+        asks.handle_no_space(peer(2), subnet, now);
+        assert_eq!(asks.due(now).count(), 0);
+        asks.handle_no_space(peer(1), subnet, now);
+        let due: Vec<_> = asks.due(now).map(|(_, ask)| ask.denied.clone()).collect();
+        assert_eq!(due, [BTreeSet::from([peer(1)])]);
+    }
+
+    #[test]
+    fn whoever_cannot_answer_any_more_is_not_waited_for() {
+        let now = start();
+        let pool: Cidr = "10.0.0.0/24".parse().unwrap();
+        let ring = Ring::seeded(pool, &(1..=2).map(peer).collect());
+        let exact = Want::Exact("10.0.0.9".parse().unwrap());
+        let mut asks = Asks::default();
+        let mut asked = |to: Option<PeerName>, live: bool| {
+            asks.clear();
+            asks.set_wants(&BTreeSet::from([exact, Want::Space(pool)]), now);
+            for (_, ask) in asks.due(now) {
+                ask.to = to;
+            }
+            asks.reconsider(&ring, |_| live, now);
+            asks.due(now).map(|(want, _)| want).collect::<Vec<_>>()
+        };
+        let both = [exact, Want::Space(pool)];
+        assert_eq!(asked(Some(peer(1)), true), []);
+        assert_eq!(asked(Some(peer(1)), false), both);
+        assert_eq!(asked(None, true), both);
+        // Not the owner of that address.
+        assert_eq!(asked(Some(peer(2)), true), [exact]);
+    }
+
     #[test]
     fn only_owners_within_the_subnet_are_asked() {
         let pool: Cidr = "10.0.0.0/24".parse().unwrap();

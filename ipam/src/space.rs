@@ -372,6 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn the_search_goes_on_behind_the_address_given_last() {
+        let mut space = space();
+        let base = pool().span().start;
+        let part = |start, end| Span {
+            start: base + start,
+            end: base + end,
+        };
+        let first = take(&mut space, &[part(5, 7)]).unwrap();
+        let second = take(&mut space, &[part(5, 7)]).unwrap();
+        assert_eq!((first, second), (addr(5), addr(6)));
+        assert_eq!(take(&mut space, &[part(1, 9)]), Some(addr(7)));
+    }
+
+    #[test]
     fn different_peers_start_at_different_places() {
         let subnet: Cidr = "10.32.0.0/12".parse().unwrap();
         let starts: BTreeSet<_> = (0..100)

@@ -61,7 +61,11 @@ fn a_peer_with_a_target_that_is_not_there_waits_for_it() {
         "awaiting consensus (quorum: 2, known: 1)"
     );
     cluster.link(0, 1);
-    cluster.address(id);
+    cluster.run(1);
+    assert!(
+        cluster.answers.contains_key(&id),
+        "not only at the next attempt"
+    );
     cluster.run(2);
     cluster.check_converged();
     assert_eq!(kind(&mut cluster, 1), RingKind::Consensus);

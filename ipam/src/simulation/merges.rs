@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::cluster::{Cluster, Faults, config, name};
 use super::faults::{FAULTS, cut_or_heal, end_of_faults, use_somehow};
+use weft_wire::PeerName;
+
 use crate::{Addr, Answer, ContainerId, Init, RequestError, RingKind, State};
 use rand_core::Rng;
 
@@ -330,6 +332,81 @@ fn an_owner_not_yet_known_to_be_reachable_is_waited_for() {
             .map(|(n, _, a, _)| (*n, *a))
             .collect();
         assert_eq!(lost, [(2, far)]);
+        cluster.check_converged();
+    }
+}
+
+/// Peers 3 and 4 have the ring of the owner 0, which is away; 1 and 2 each hold an address of it.
+fn claimants(seed: u64, owner_holds_it: bool) -> (Cluster, Addr) {
+    let pool = "10.32.0.0/24".parse().unwrap();
+    let seeds = || Init::Seed(vec![name(0), name(3), name(4)]);
+    let configs = vec![
+        config(0, pool, seeds(), 0),
+        config(1, pool, Init::Consensus(None), 0),
+        config(2, pool, Init::Consensus(None), 0),
+        config(3, pool, seeds(), 0),
+        config(4, pool, seeds(), 0),
+    ];
+    let mut cluster = Cluster::new(seed, configs);
+    let contended: Addr = "10.32.0.7".parse().unwrap();
+    for (n, container) in [(0, "owner's"), (1, "first"), (2, "second")] {
+        if n != 0 || owner_holds_it {
+            let id = cluster.claim(n, container, contended);
+            assert_eq!(cluster.outcome(id), Some(Ok(Answer::Claimed)));
+        }
+    }
+    for n in [3, 4] {
+        cluster.prime(n);
+    }
+    cluster.stop(0);
+    cluster.link(1, 3);
+    cluster.link(2, 4);
+    cluster.run(15);
+    assert_eq!(cluster.synced.len(), 4, "nobody waits for the owner");
+    assert_eq!(cluster.conflicts, []);
+    (cluster, contended)
+}
+
+fn lost(cluster: &Cluster) -> Vec<(usize, Addr, PeerName)> {
+    let conflicts = cluster.conflicts.iter();
+    conflicts.map(|(n, _, a, h)| (*n, *a, *h)).collect()
+}
+
+#[test]
+fn two_that_hold_an_address_of_an_owner_away_decide_before_peers_between_them_open() {
+    for seed in 0..20 {
+        let (mut cluster, contended) = claimants(seed, false);
+        cluster.faults.delay = 300;
+        cluster.slow_topology = seed % 2 == 0;
+        // The cluster checks that 1 and 2 never reach each other while both use it.
+        cluster.link(3, 4);
+        cluster.run(20);
+        assert_eq!(lost(&cluster), [(2, contended, name(1))], "seed {seed}");
+        cluster.link(0, 4);
+        cluster.start_all();
+        cluster.run(15);
+        cluster.check_converged();
+        assert_eq!(
+            cluster.conflicts.len(),
+            1,
+            "the owner grants it to the one left"
+        );
+    }
+}
+
+#[test]
+fn an_owner_that_comes_back_with_a_claimed_address_waits_until_the_claimant_lost_it() {
+    for seed in 0..20 {
+        let (mut cluster, contended) = claimants(seed, true);
+        cluster.faults.delay = 300;
+        cluster.slow_topology = seed % 2 == 0;
+        cluster.link(0, 3);
+        cluster.start_all();
+        cluster.run(20);
+        assert_eq!(lost(&cluster), [(1, contended, name(0))], "seed {seed}");
+        cluster.link(3, 4);
+        cluster.run(20);
+        assert_eq!(lost(&cluster).len(), 2);
         cluster.check_converged();
     }
 }

@@ -4,3 +4,4 @@ mod births;
 pub(crate) mod cluster;
 mod faults;
 mod merges;
+mod messages;
