@@ -145,7 +145,26 @@ impl Lab {
         let lab = Self::named(name);
         lab.bring_up(hosts, containers, &[&["--"], launch].concat())
             .success();
+        if !launch.contains(&"--no-discovery") {
+            lab.settles(hosts);
+        }
         lab
+    }
+
+    /// Waits until each host sees the whole mesh. Before, peers' views of a broadcast tree may differ,
+    /// and a single flooded frame may miss a host.
+    #[track_caller]
+    fn settles(&self, hosts: u16) {
+        let links = usize::from(hosts) * usize::from(hosts - 1);
+        eventually("each host sees the whole mesh", SOON * 3, || {
+            for host in 1..=hosts {
+                let report = self.report(&format!("host{host}"));
+                let seen = report.router.peers.iter().flat_map(|peer| &peer.links);
+                let seen = seen.filter(|link| link.established).count();
+                ensure(seen == links, format!("host{host} sees {seen} of {links}"))?;
+            }
+            Ok::<(), String>(())
+        });
     }
 
     /// Hosts and containers without routers.
