@@ -58,10 +58,7 @@ fn lint() -> Result<(), String> {
         "clippy",
         "clippy --workspace --all-targets --locked -- -D warnings",
     ))?;
-    let mut docs = cargo(
-        "documentation",
-        "doc --workspace --no-deps --locked",
-    );
+    let mut docs = cargo("documentation", "doc --workspace --no-deps --locked");
     docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
     run(docs)?;
     if !has("cargo-deny") {
