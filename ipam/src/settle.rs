@@ -62,6 +62,17 @@ pub(crate) struct Settling {
     pub(crate) ring_full: bool,
 }
 
+/// What is to become of the unsettled addresses.
+#[derive(Default)]
+struct Verdict {
+    /// Containers that lose theirs, and to whom.
+    lost: Vec<(ContainerId, Addr, PeerName)>,
+    /// Addresses that go on waiting.
+    kept: BTreeSet<Addr>,
+    /// A claim was put in the ring.
+    added: bool,
+}
+
 impl Settling {
     /// Ours holds all that a ring of this digest does.
     pub(crate) fn know(&mut self, digest: Digest) {
@@ -203,47 +214,62 @@ impl Allocator {
     /// cannot be asked, none for an address that is settled or lost. Addresses that a smaller
     /// claimant within reach has are lost.
     fn reconcile_claims(&mut self, now: Instant) {
+        let us = self.config.us;
+        let own = |ring: &Ring| {
+            let mut claims = ring.claims().iter();
+            claims.any(|((_, peer), claim)| *peer == us && claim.held)
+        };
+        // Most often there is nothing to do, and a ring is costly to copy.
+        if self.unsettled().next().is_none() && !self.ring.as_ref().is_some_and(own) {
+            return;
+        }
         let Some(mut ring) = self.ring.clone() else {
             return;
         };
-        let us = self.config.us;
-        let mut lost = Vec::new();
-        let mut kept = BTreeSet::new();
-        let mut added = false;
-        for (container, addr, owner) in self.unsettled() {
-            let mut claimants = ring.claimants(addr);
-            let smaller = claimants.find(|peer| *peer < us && self.is_live(*peer));
-            drop(claimants);
-            let claimed = ring.is_claimed_by(addr, us);
-            if let Some(holder) = smaller.filter(|_| claimed) {
-                lost.push((container.clone(), addr, holder));
-            } else if claimed || self.settling.grace.is_some() || self.is_live(owner) {
-                kept.insert(addr);
-            } else if ring.claim(addr, us).is_ok() {
-                kept.insert(addr);
-                added = true;
-            } else {
-                lost.push((container.clone(), addr, owner)); // as many claims as there may be
-            }
-        }
+        let verdict = self.judge(&mut ring);
         let ours = ring.claims().keys().filter(|(_, peer)| *peer == us);
         let stale: Vec<_> = ours
             .map(|(addr, _)| *addr)
-            .filter(|a| !kept.contains(a))
+            .filter(|addr| !verdict.kept.contains(addr))
             .collect();
         for addr in stale {
             ring.withdraw(addr, us);
         }
-        for (container, addr, holder) in lost {
+        for (container, addr, holder) in verdict.lost {
             self.lose(container, addr, holder);
         }
-        if added {
+        if verdict.added {
             self.sync.restart(now);
             self.begin_grace(now);
         }
         if ring.digest() != self.digest {
             self.set_ring(ring, now);
         }
+    }
+
+    /// Decides about each unsettled address as far as we can, and puts the claims in the ring that
+    /// are missing.
+    fn judge(&self, ring: &mut Ring) -> Verdict {
+        let us = self.config.us;
+        let mut verdict = Verdict::default();
+        for (container, addr, owner) in self.unsettled() {
+            let smaller = ring
+                .claimants(addr)
+                .find(|peer| *peer < us && self.is_live(*peer));
+            let claimed = ring.is_claimed_by(addr, us);
+            if let Some(holder) = smaller.filter(|_| claimed) {
+                verdict.lost.push((container.clone(), addr, holder));
+            } else if claimed || self.settling.grace.is_some() || self.is_live(owner) {
+                verdict.kept.insert(addr);
+            } else if ring.claim(addr, us).is_ok() {
+                verdict.kept.insert(addr);
+                verdict.added = true;
+            } else {
+                // There are as many claims as there may be, so nobody could hear of ours.
+                verdict.lost.push((container.clone(), addr, owner));
+            }
+        }
+        verdict
     }
 
     /// A container must give its address up.
