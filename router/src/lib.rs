@@ -36,6 +36,7 @@ mod keys;
 mod link;
 pub mod macs;
 mod mesh;
+pub mod offload;
 mod pulse;
 mod router;
 pub mod routes;
