@@ -162,6 +162,11 @@ fn data_path(registry: &mut Registry, counters: &Counters) {
             "Datagrams received, whatever was in them",
             &counters.datagrams_received,
         ),
+        (
+            "trains_refused",
+            "Times datagrams meant for one system call had to be sent one by one",
+            &counters.trains_refused,
+        ),
     ] {
         counter(registry, name, help, read(value));
     }

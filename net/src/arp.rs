@@ -58,7 +58,7 @@ fn link_address(index: i32) -> SockAddr {
 mod tests {
     use super::*;
     use crate::links::mac_of;
-    use crate::tap::Tap;
+    use crate::tap::{HEADER_LEN, Tap};
     use crate::testing;
 
     #[test]
@@ -84,7 +84,7 @@ mod tests {
             announce(link.header.index, mac, addr).unwrap();
             let mut buf = [0; 128];
             let len = tap.recv(&mut buf).unwrap();
-            assert_eq!(&buf[..len], announcement(mac, addr));
+            assert_eq!(&buf[HEADER_LEN..len], announcement(mac, addr));
         });
     }
 

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::bridge::{BridgeConfig, enslave_tap, ensure_bridge};
     use crate::links::wait_until_forwarding;
-    use crate::tap::Tap;
+    use crate::tap::{HEADER_LEN, Tap};
     use crate::testing;
 
     const NEAR: MacAddr = MacAddr::from_bytes([0x02, 0, 0, 0, 0, 1]);
@@ -148,7 +148,7 @@ mod tests {
             fdb_replace(&netlink, FAR, "weft-tap").await.unwrap();
             let mut frame = vec![0xff; 60];
             frame[6..12].copy_from_slice(&FAR.to_bytes());
-            container.send(&frame).unwrap();
+            container.send(&[0; HEADER_LEN], &frame).unwrap();
             assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), []);
         });
     }

@@ -22,6 +22,7 @@ mod arp;
 pub mod attach;
 pub mod bridge;
 mod capability;
+pub mod datagrams;
 pub mod fdb;
 pub mod forward;
 mod links;

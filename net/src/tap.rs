@@ -1,5 +1,9 @@
 //! The router's end of its port on the bridge: frames out of the kernel, frames into it.
 //!
+//! Each frame has a header before it in which the kernel says, and is told, what is still to be done to
+//! the frame: a checksum to fill in, a super-frame to cut into frames. So a container's 64 KiB cross the
+//! border in one call. What the header means is not this crate's affair.
+//!
 //! Synchronous, for the plain threads of the data plane. The device is *persistent*: it stays when
 //! the router ends, so that the bridge keeps its port, its entries and its MTU over a restart; while
 //! nobody is attached it has no carrier and nothing queues up.
@@ -8,11 +12,12 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, IoSlice, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -21,6 +26,7 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 #[derive(Debug)]
 pub struct Tap {
     device: Device,
+    cuts_udp: bool,
     /// Readable, because at its end, once the other half is gone.
     stopped: PipeReader,
     stop: Mutex<Option<PipeWriter>>,
@@ -84,26 +90,41 @@ impl Tap {
             source,
         };
         device.persist().map_err(failed)?;
+        let cuts_udp = set_offloads(&device).map_err(failed)?;
         device.set_nonblocking(true).map_err(failed)?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
         Ok(Self {
             device: Device(device),
+            cuts_udp,
             stopped,
             stop: Mutex::new(Some(stop)),
         })
     }
 
-    /// Waits for the next frame and copies it to the front of `buf`, cut off if there is too little
-    /// room. Answers its length.
+    /// Waits for the next frame and copies it to the front of `buf`, behind its header, cut off if
+    /// there is too little room. Answers the length of both.
     ///
     /// # Errors
     /// `BrokenPipe` after [`Tap::stop`]; anything else means that the device is gone.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
+            match self.recv_now(buf)? {
+                Some(len) => return Ok(len),
+                None => self.wait()?,
+            }
+        }
+    }
+
+    /// As [`Tap::recv`], but answers `None` if there is no frame yet.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn recv_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
             match self.device.0.recv(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
+                done => return done.map(Some),
             }
         }
     }
@@ -111,9 +132,15 @@ impl Tap {
     /// Hands a frame to the bridge. Never waits.
     ///
     /// # Errors
-    /// If the device is down or gone, or has no room.
-    pub fn send(&self, frame: &[u8]) -> io::Result<usize> {
-        self.device.0.send(frame)
+    /// If the device is down or gone, has no room, or the header does not fit the frame.
+    pub fn send(&self, header: &[u8; HEADER_LEN], frame: &[u8]) -> io::Result<()> {
+        let parts = [IoSlice::new(header), IoSlice::new(frame)];
+        self.device.0.send_vectored(&parts).map(|_| ())
+    }
+
+    /// Whether the kernel cuts super-frames of UDP datagrams that are sent to it (since Linux 6.2).
+    pub fn cuts_udp(&self) -> bool {
+        self.cuts_udp
     }
 
     /// Has [`Tap::recv`] end at once, in whatever thread, now and for ever.
@@ -123,7 +150,11 @@ impl Tap {
         *stop = None;
     }
 
-    fn wait(&self) -> io::Result<()> {
+    /// Waits until there is a frame, or something else to be told by [`Tap::recv_now`].
+    ///
+    /// # Errors
+    /// `BrokenPipe` after [`Tap::stop`].
+    pub fn wait(&self) -> io::Result<()> {
         let mut ready = [
             PollFd::new(self.device.0.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN),
@@ -183,10 +214,32 @@ fn open(name: &str, kind: Kind) -> io::Result<SyncDevice> {
         .layer(kind.layer)
         .with(|options| {
             options.multi_queue(kind.queues);
+            // A header before each frame; asking for it changes a device that was without.
+            options.offload(true);
         })
         // Whether it is up is decided when it is a port of the bridge.
         .inherit_enable_state()
         .build_sync()
+}
+
+/// Says how long the header is and what the kernel need not do to frames before we read them; answers
+/// whether UDP super-frames are among it. The device keeps both when nobody is attached, whoever set
+/// them, so they are set at every attach.
+fn set_offloads(device: &SyncDevice) -> io::Result<bool> {
+    let fd = device.as_raw_fd();
+    let len = HEADER_LEN as libc::c_int;
+    // SAFETY: the descriptor is open, and the pointer is to an integer that outlives the call, which
+    // only reads it.
+    unsafe { tun_set_header_len(fd, &raw const len) }?;
+    let mut refused = Errno::EINVAL;
+    for (offloads, with_udp) in [(TCP | UDP, true), (TCP, false), (0, false)] {
+        // SAFETY: the descriptor is open, and the request takes its argument by value.
+        match unsafe { tun_set_offload(fd, offloads.into()) } {
+            Ok(_) => return Ok(with_udp),
+            Err(errno) => refused = errno,
+        }
+    }
+    Err(refused.into())
 }
 
 /// A device of another kind is ours from an older or newer weft, or left by somebody: attached to in
@@ -219,6 +272,22 @@ nix::ioctl_write_int! {
     tun_set_persist, b'T', 203
 }
 
+nix::ioctl_write_int! {
+    /// What may be left undone, by linux/if_tun.h.
+    tun_set_offload, b'T', 208
+}
+
+nix::ioctl_write_ptr! {
+    /// Length of the header before each frame, by linux/if_tun.h.
+    tun_set_header_len, b'T', 216, libc::c_int
+}
+
+/// Bytes before each frame (`struct virtio_net_hdr`).
+pub const HEADER_LEN: usize = 10;
+/// Checksums and TCP over IPv4 and IPv6 left undone, marks of congestion among it.
+const TCP: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// UDP left undone.
+const UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 const TUN: &str = "/dev/net/tun";
 const EPERM: i32 = Errno::EPERM as i32;
 const EBUSY: i32 = Errno::EBUSY as i32;
@@ -280,6 +349,31 @@ mod tests {
     }
 
     #[test]
+    fn a_device_left_without_headers_has_them_after_attaching() {
+        testing::in_namespace(async |_, _| {
+            let plain = DeviceBuilder::new().name("weft-tap").layer(Layer::L2);
+            let plain = plain.inherit_enable_state().build_sync().unwrap();
+            plain.persist().unwrap();
+            drop(plain);
+            let tap = Tap::attach("weft-tap").unwrap();
+            let flags = std::fs::read_to_string("/sys/class/net/weft-tap/tun_flags");
+            // The file shows the namespace that mounted it; where that is not ours, ask the device.
+            if let Ok(flags) = flags {
+                let flags = i32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+                assert_ne!(flags.unwrap() & libc::IFF_VNET_HDR, 0);
+            }
+            let mut len = 0;
+            // SAFETY: the descriptor is open, and the pointer is to an integer that outlives the call.
+            unsafe { tun_get_header_len(tap.device.0.as_raw_fd(), &raw mut len) }.unwrap();
+            assert_eq!(len, 10);
+        });
+    }
+
+    nix::ioctl_read! {
+        tun_get_header_len, b'T', 215, libc::c_int
+    }
+
+    #[test]
     fn another_kind_of_link_is_not_touched() {
         testing::in_namespace(async |netlink, _| {
             netlink.add_bridge("weft-tap").await.unwrap();
@@ -307,9 +401,10 @@ mod tests {
             let mut buf = [0; 128];
             for (from, to) in [(&one, &other), (&other, &one)] {
                 let sent = frame(b"hello");
-                from.send(&sent).unwrap();
+                from.send(&[0; HEADER_LEN], &sent).unwrap();
                 let len = to.recv(&mut buf).unwrap();
-                assert_eq!(&buf[..len], sent);
+                assert_eq!(&buf[HEADER_LEN..len], sent);
+                assert_eq!(to.recv_now(&mut buf).unwrap(), None);
             }
         });
     }
@@ -331,7 +426,7 @@ mod tests {
     fn sending_into_a_device_that_is_down_is_refused() {
         testing::in_namespace(async |_, _| {
             let tap = Tap::attach("weft-tap").unwrap();
-            assert!(tap.send(&frame(b"hello")).is_err());
+            assert!(tap.send(&[0; HEADER_LEN], &frame(b"hello")).is_err());
         });
     }
 

@@ -1,8 +1,8 @@
 //! The two loops that frames go through, each on a plain OS thread.
 //!
 //! ```text
-//!  bridge ─ TAP ─▶ capture ─ decide ─ seal ─▶ UDP          (thread "weft-capture")
-//!  bridge ◀─ TAP ─ inject ◀─ decide ◀─ open ◀─ UDP         (thread "weft-receive", relays too)
+//!  bridge ─ TAP ─▶ capture ─ decide ─ cut ─ seal ─▶ UDP       (thread "weft-capture")
+//!  bridge ◀─ TAP ─ inject ◀─ merge ◀─ decide ◀─ open ◀─ UDP   (thread "weft-receive", relays too)
 //! ```
 //!
 //! The control side owns all state. What the loops need of it they read from an immutable
@@ -10,8 +10,12 @@
 //! (a new MAC, a heartbeat, a key worn out) they report through a bounded queue that is never waited
 //! for. So no frame allocates, locks or awaits, and a slow control side costs nothing but a report.
 //!
+//! Both work in bulk: a super-frame is decided on once and leaves as a train of datagrams in one system call;
+//! what arrives together goes to the TAP together. On the wire there are only frames, each sealed by itself.
+//!
 //! Every frame and datagram that goes no further is counted under its [`DropReason`].
 
+mod batch;
 mod capture;
 mod forwarding;
 mod receive;
@@ -112,13 +116,15 @@ pub(crate) struct Counters {
     pub(crate) bytes_injected: AtomicU64,
     pub(crate) datagrams_sent: AtomicU64,
     pub(crate) datagrams_received: AtomicU64,
+    /// Datagrams meant to be sent in one call, which had to be sent one by one.
+    pub(crate) trains_refused: AtomicU64,
     drops: [AtomicU64; DropReason::ALL.len()],
 }
 
 impl Counters {
-    fn drop(&self, reason: DropReason) {
+    fn drop(&self, reason: DropReason, count: usize) {
         if let Some(counter) = self.drops.get(reason.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            add(counter, count);
         }
     }
 
@@ -210,19 +216,11 @@ impl Shared {
     /// Seals a datagram laid out as header, message, tag, and sends it without waiting.
     fn seal_and_send(&self, session: &SendSession, to: SocketAddr, datagram: &mut [u8]) {
         if session.seal(datagram).is_err() {
-            return self.counters.drop(DropReason::SessionExpired);
+            return self.counters.drop(DropReason::SessionExpired, 1);
         }
         match weft_net::udp::send_now(&self.socket, datagram, to) {
             Ok(_) => add(&self.counters.datagrams_sent, 1),
-            Err(_) => self.counters.drop(DropReason::SendFailed),
-        }
-    }
-
-    /// Sends one frame, with its message header, to a neighbour.
-    fn send_frame(&self, egress: &Egress, datagram: &mut [u8]) {
-        self.seal_and_send(&egress.session, egress.remote, datagram);
-        if egress.session.needs_rekey() {
-            self.report(Report::RekeyDue { conn: egress.conn });
+            Err(_) => self.counters.drop(DropReason::SendFailed, 1),
         }
     }
 

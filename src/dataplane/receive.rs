@@ -1,20 +1,27 @@
-//! From the peers to the TAP, and on to other peers: one datagram opened and decided at a time.
+//! From the peers to the TAP, and on to other peers: trains received, each datagram opened and decided on by
+//! itself, frames of one flow put together again for the TAP.
+//!
+//! As long as frames wait to be put together the socket is asked without waiting; when it is empty, they
+//! go. So merging costs no time that there was anything else to do in.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver as Commands;
 
+use weft_net::datagrams::recv_train;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
 use weft_router::macs::Location;
+use weft_router::offload::{Merge, Merged};
 use weft_router::session::OpenError;
 use weft_router::switch::{self, Flooded, Received};
 use weft_wire::message::{FloodHeader, Message, UnicastHeader};
-use weft_wire::packet::{HEADER_LEN, Header, OVERHEAD, ReceiverIndex, TAG_LEN};
-use weft_wire::{Frame, PeerName};
+use weft_wire::packet::{Header, ReceiverIndex};
+use weft_wire::{Frame, Network, PeerName};
 
-use super::capture::with_header;
-use super::forwarding::Forwarding;
+use super::batch::Batch;
+use super::forwarding::{Egress, Forwarding};
 use super::{BUFFER, Command, Receiver, Report, Shared, Sighting, add};
 
 /// What this loop alone owns.
@@ -23,33 +30,42 @@ struct Loop<'a> {
     commands: &'a Commands<Command>,
     receivers: HashMap<ReceiverIndex, Receiver>,
     seen: Seen,
-    relay: Vec<u8>,
+    /// Frames for other peers.
+    relay: Batch,
+    /// Frames for the TAP.
+    merge: Merge,
 }
 
 pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
-    let mut datagram = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER];
     let mut forwarding = arc_swap::Cache::new(&shared.forwarding);
     let mut this = Loop {
         shared,
         commands,
         receivers: HashMap::new(),
         seen: Seen::new(),
-        relay: vec![0; BUFFER],
+        relay: Batch::new(),
+        merge: Merge::new(shared.tap.cuts_udp()),
     };
     loop {
-        let received = shared.socket.recv_from(&mut datagram);
+        let received = recv_train(&shared.socket, &mut buffer, !this.merge.is_waiting());
         this.take_commands();
-        // An error is the read timeout, which is there so that commands are taken without traffic
-        // too, or an ICMP answer to something we sent; the socket goes on.
-        let Ok((len, from)) = received else {
+        // Nothing came within the read timeout, which is there so that commands are taken without
+        // traffic too, or nothing waits there; or it is an ICMP answer to something we sent. The socket
+        // goes on.
+        let Ok(Some(train)) = received else {
+            this.merge.flush(|merged| inject(shared, &merged));
             continue;
         };
-        add(&shared.counters.datagrams_received, 1);
-        let bytes = datagram.get_mut(..len).unwrap_or_default();
-        if let Err(reason) = this.datagram(bytes, weft_net::udp::canonical(from), forwarding.load())
-        {
-            shared.counters.drop(reason);
+        let datagrams = buffer.get_mut(..train.len).unwrap_or_default();
+        // An empty datagram is none that a peer sends.
+        for datagram in datagrams.chunks_mut(train.size.max(1)) {
+            add(&shared.counters.datagrams_received, 1);
+            if let Err(reason) = this.datagram(datagram, train.from, forwarding.load()) {
+                shared.counters.drop(reason, 1);
+            }
         }
+        this.relay.flush(shared);
     }
 }
 
@@ -99,7 +115,10 @@ impl Loop<'_> {
         let frame = Frame::new_checked(bytes).map_err(|_| DropReason::MalformedFrame)?;
         match switch::decide_unicast(&header, &frame, &forwarding.view()) {
             Received::Drop(reason) => Err(reason),
-            Received::Deliver => self.inject(&frame, header.network, header.source, forwarding),
+            Received::Deliver => {
+                self.deliver(&frame, header.network, header.source, forwarding);
+                Ok(())
+            }
             Received::Relay => {
                 let egress = forwarding
                     .next_hops
@@ -109,10 +128,7 @@ impl Loop<'_> {
                     hops: header.hops.saturating_sub(1),
                     ..header
                 };
-                let datagram = lay_out(&mut self.relay, &header.emit(), bytes)
-                    .ok_or(DropReason::MalformedFrame)?;
-                add(&self.shared.counters.frames_relayed, 1);
-                self.shared.send_frame(egress, datagram);
+                self.pass(egress, &header.emit(), bytes);
                 Ok(())
             }
         }
@@ -131,7 +147,8 @@ impl Loop<'_> {
             Flooded::Deliver => {}
             Flooded::DeliverAndPassOn => self.pass_on(header, bytes, from, forwarding),
         }
-        self.inject(&frame, header.network, header.origin, forwarding)
+        self.deliver(&frame, header.network, header.origin, forwarding);
+        Ok(())
     }
 
     fn pass_on(
@@ -150,33 +167,32 @@ impl Loop<'_> {
             .iter()
             .filter(|e| e.peer != from)
         {
-            if let Some(datagram) = lay_out(&mut self.relay, &onward.emit(), frame) {
-                add(&self.shared.counters.frames_relayed, 1);
-                self.shared.send_frame(egress, datagram);
-            }
+            self.pass(egress, &onward.emit(), frame);
         }
     }
 
-    fn inject(
-        &self,
+    fn pass(&mut self, egress: &Arc<Egress>, header: &[u8], frame: &[u8]) {
+        add(&self.shared.counters.frames_relayed, 1);
+        let write = |room: &mut [u8]| room.copy_from_slice(frame);
+        self.relay
+            .push(self.shared, egress, header, frame.len(), write);
+    }
+
+    fn deliver(
+        &mut self,
         frame: &Frame<'_>,
-        network: weft_wire::Network,
+        network: Network,
         source: PeerName,
         forwarding: &Forwarding,
-    ) -> Result<(), DropReason> {
+    ) {
         let mac = frame.src();
         let at = Location::Peer(source);
         if forwarding.macs.is_news(network, mac, at) {
             self.shared.report_mac(Sighting { network, mac, at });
         }
-        let bytes = frame.bytes();
-        self.shared
-            .tap
-            .send(bytes)
-            .map_err(|_| DropReason::TapFull)?;
-        add(&self.shared.counters.frames_injected, 1);
-        add(&self.shared.counters.bytes_injected, bytes.len());
-        Ok(())
+        let shared = self.shared;
+        self.merge
+            .push(frame.bytes(), |merged| inject(shared, &merged));
     }
 
     fn take_commands(&mut self) {
@@ -203,14 +219,12 @@ fn accepts(forwarding: &Forwarding, peer: PeerName) -> Result<(), DropReason> {
     }
 }
 
-/// Lays a frame out for sealing: room for the packet header, the message header, the frame, the tag.
-fn lay_out<'a>(buffer: &'a mut [u8], header: &[u8], frame: &[u8]) -> Option<&'a mut [u8]> {
-    let message = header.len() + frame.len();
-    let start = HEADER_LEN + header.len();
-    buffer
-        .get_mut(start..start + frame.len())?
-        .copy_from_slice(frame);
-    let end = message + OVERHEAD;
-    debug_assert_eq!(end, start + frame.len() + TAG_LEN);
-    with_header(buffer, HEADER_LEN, end, header)
+fn inject(shared: &Shared, merged: &Merged<'_>) {
+    match shared.tap.send(&merged.header.emit(), merged.frame) {
+        Ok(()) => {
+            add(&shared.counters.frames_injected, merged.frames);
+            add(&shared.counters.bytes_injected, merged.frame.len());
+        }
+        Err(_) => shared.counters.drop(DropReason::TapFull, merged.frames),
+    }
 }

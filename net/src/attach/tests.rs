@@ -358,10 +358,9 @@ fn an_attach_given_up_is_undone_by_detach() {
     });
 }
 
-/// Without offload on the TAP, the kernel must cut TCP's super-frames and fill in the checksums that
-/// containers leave to their interface: the router passes frames on as it reads them.
+/// The kernel hands over TCP's super-frames whole, checksums left undone, and takes them back like that.
 #[test]
-fn the_router_reads_whole_frames_with_valid_checksums() {
+fn super_frames_cross_whole() {
     testing::in_namespace(async |netlink, _| {
         make_bridge(&netlink).await;
         let far = NetNs::create().unwrap();
@@ -409,45 +408,22 @@ fn the_router_reads_whole_frames_with_valid_checksums() {
             back.join().unwrap();
             forth.join().unwrap()
         });
-        assert!(frames > 2_000_000 / 1376, "{frames}");
+        assert!(frames < 2_000_000 / 1376, "{frames}");
     });
 }
 
-/// Passes frames on until stopped; each IPv4 one must be short and have a valid checksum.
+/// Passes frames on until stopped, as they are; answers how many IPv4 ones there were.
 fn pass_on(from: &Tap, to: &Tap) -> usize {
     let mut frames = 0;
     let mut buf = vec![0; 70_000];
     while let Ok(len) = from.recv(&mut buf) {
-        let frame = &buf[..len];
+        let (header, frame) = buf[..len].split_first_chunk().unwrap();
         if frame[12..14] == [8, 0] {
             frames += 1;
-            assert!(len <= 1376 + 14, "{len}");
-            assert_eq!(tcp_checksum(&frame[14..]), 0xffff);
         }
-        to.send(frame).unwrap();
+        to.send(header, frame).unwrap();
     }
     frames
-}
-
-/// The sum over pseudo-header and segment, all ones if the checksum in it is right (RFC 9293 §3.1).
-fn tcp_checksum(packet: &[u8]) -> u16 {
-    let header = usize::from(packet[0] & 0xf) * 4;
-    let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    let segment = &packet[header..total];
-    let mut words: Vec<u8> = packet[12..20].to_vec();
-    words.extend([0, packet[9]]);
-    words.extend(u16::try_from(segment.len()).unwrap().to_be_bytes());
-    words.extend(segment);
-    let mut sum = words.chunks(2).fold(0_u64, |sum, pair| {
-        sum + u64::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
-    });
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 #[test]
