@@ -98,9 +98,11 @@ pub fn recv_train(socket: &UdpSocket, buf: &mut [u8], wait: bool) -> io::Result<
     let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let Ok(len) = usize::try_from(len) else {
         let error = io::Error::last_os_error();
-        return match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-            _ => Err(error),
+        let nothing_there = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+        return if nothing_there.contains(&error.kind()) {
+            Ok(None)
+        } else {
+            Err(error)
         };
     };
     // SAFETY: the kernel has written an address of this length.

@@ -6,7 +6,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
+    UdpSocket,
+};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +43,10 @@ fn helper() {
 
 fn perform(task: &[&str]) {
     match task {
-        ["tcp-serve", port] => tcp_serve(port.parse().unwrap()),
+        ["tcp-serve", at] => tcp_serve(at.parse().unwrap()),
         ["tcp-call", name, port, bytes] => tcp_call(name, port.parse().unwrap(), bytes),
+        ["udp-echo", at] => udp_echo(at.parse().unwrap()),
+        ["udp-lengths", to, port] => udp_lengths(to, port.parse().unwrap()),
         ["udp-hear", group, port] => udp_hear(group, port.parse().unwrap()),
         ["udp-say", to, port, text] => udp_say(to, port.parse().unwrap(), text),
         ["udp-noise", to, port, count] => udp_noise(to, port.parse().unwrap(), count),
@@ -92,8 +97,8 @@ const THERE: u64 = 1;
 const BACK: u64 = 2;
 
 /// Takes one transfer, and sends as much back.
-fn tcp_serve(port: u16) {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+fn tcp_serve(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
     report("ready");
     let (mut peer, _) = listener.accept().unwrap();
     let mut came = Vec::new();
@@ -116,6 +121,46 @@ fn tcp_call(name: &str, port: u16, bytes: &str) {
     peer.read_to_end(&mut came).unwrap();
     assert!(came == stream(BACK, bytes), "bytes changed on their way");
     report(&format!("{} bytes", came.len()));
+}
+
+/// Sends back each datagram, whatever it is.
+fn udp_echo(at: SocketAddr) {
+    let socket = UdpSocket::bind(at).unwrap();
+    socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+    let end = told_to_end();
+    report("ready");
+    let mut buffer = vec![0; 1 << 16];
+    while !end.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((len, from)) => assert_eq!(socket.send_to(&buffer[..len], from).unwrap(), len),
+            Err(error) => assert!(nothing_yet(&error), "{error}"),
+        }
+    }
+}
+
+/// Datagrams of every length, three of each so that they can travel together; each must come back as it was.
+fn udp_lengths(to: &str, port: u16) {
+    let to = (to, port).to_socket_addrs().unwrap().next().unwrap();
+    let any: IpAddr = if to.is_ipv6() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
+    socket.set_read_timeout(Some(LOOK_UP * 100)).unwrap();
+    report("ready");
+    let mut buffer = vec![0; 1 << 16];
+    for len in (0..2900).chain((2900..=9000).step_by(61)) {
+        let sent = [0, 1, 2].map(|nth| stream(nth, len));
+        for datagram in &sent {
+            socket.send_to(datagram, to).unwrap();
+        }
+        for datagram in &sent {
+            let came = socket.recv(&mut buffer).unwrap();
+            assert!(&buffer[..came] == datagram, "length {len} came as {came}");
+        }
+    }
+    report("all came back");
 }
 
 /// Reports each datagram's text; `group` is a multicast group to join, or `-`.

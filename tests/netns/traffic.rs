@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::support::{Lab, SOON, possible, run, weft};
+use super::support::{Lab, SOON, eventually, possible, run, weft};
 
 #[test]
 fn plain_lab_ends_with_a_full_matrix_of_pings_by_name() {
@@ -43,14 +43,49 @@ fn containers_on_two_hosts_exchange_whatever_is_sent() {
         let printed = lab.ok(from, &ping);
         assert!(printed.contains("3/3 answers"), "{printed}");
     }
-    transfers(&lab, "c1", "c2");
-    transfers(&lab, "c2", "c1");
+    for (from, to) in [("c1", "c2"), ("c2", "c1")] {
+        transfers(&lab, from, to, to, "0.0.0.0:7000");
+        link_local(&lab, from);
+        transfers(&lab, from, to, &link_local(&lab, to), "[::]:7000");
+    }
+}
+
+#[test]
+fn datagrams_of_every_length_come_as_they_were_sent() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("lengths", 2, 1, &[]);
+    link_local(&lab, "c1");
+    for (at, to) in [
+        ("0.0.0.0:7002", "c2".to_owned()),
+        ("[::]:7002", link_local(&lab, "c2")),
+    ] {
+        let echo = lab.helper("c2", &["udp-echo", at]);
+        let came = lab.task("c1", &["udp-lengths", &to, "7002"]);
+        assert_eq!(came, ["all came back"], "{to}");
+        assert_eq!(echo.end(), [] as [String; 0]);
+    }
+}
+
+/// The IPv6 address a container has by itself, with the link it is to be called over, once the
+/// container may use it: at first it asks whether somebody else does.
+fn link_local(lab: &Lab, place: &str) -> String {
+    eventually("a link-local address", SOON, || {
+        let all = lab.ok(place, &["cat", "/proc/net/if_inet6"]);
+        let mut lines = all.lines().map(|line| line.split_whitespace().collect());
+        // Address, index, length, scope, flags (IFA_F_PERMANENT alone), link.
+        let line = lines.find(|line: &Vec<_>| line[4..] == ["80", "ethwe"]);
+        let digits = line.ok_or(all.clone())?[0];
+        let address = u128::from_str_radix(digits, 16).map_err(|error| error.to_string())?;
+        Ok::<_, String>(format!("{}%ethwe", std::net::Ipv6Addr::from(address)))
+    })
 }
 
 /// Eight megabytes there and eight back, compared byte by byte at both ends.
-fn transfers(lab: &Lab, from: &str, to: &str) {
+fn transfers(lab: &Lab, from: &str, place: &str, to: &str, at: &str) {
     let bytes = (8 << 20).to_string();
-    let server = lab.helper(to, &["tcp-serve", "7000"]);
+    let server = lab.helper(place, &["tcp-serve", at]);
     let came = lab.task(from, &["tcp-call", to, "7000", &bytes]);
     assert_eq!(came, [format!("{bytes} bytes")]);
     assert_eq!(server.wait(), [format!("{bytes} bytes")]);

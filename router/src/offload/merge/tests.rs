@@ -235,7 +235,7 @@ proptest! {
         for (which, how, count, len) in packets {
             let flow = &mut flows[which];
             let part = Packet { payload: vec![how as u8; len], ..flow.clone() };
-            if which == 2 && how == 15 || which == 2 && how == 16 {
+            if which == 2 && matches!(how, 15 | 16) {
                 continue;
             }
             if how < CHANGES && how != 22 {
