@@ -1,3 +1,5 @@
+//! What is merged and what is not; whatever is, cut again, is what it was.
+
 use proptest::prelude::*;
 
 use super::super::Cut;
