@@ -12,6 +12,9 @@ use std::time::Instant;
 const USAGE: &str = "\
 cargo xtask check   what to run before a commit: lint, then test
 cargo xtask test    all tests (as root: with real network namespaces)
+cargo xtask docker [NAME]
+                    weft with real Docker daemons, three hosts on this machine (root); only scenarios
+                    with NAME in theirs, if it is given
 cargo xtask lint    fmt, clippy, docs, deny
 cargo xtask fuzz [SECONDS]
                     run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
@@ -30,6 +33,8 @@ fn main() -> ExitCode {
     let done = match args.as_slice() {
         ["check"] => lint().and_then(|()| test()),
         ["test"] => test(),
+        ["docker"] => docker(""),
+        ["docker", name] => docker(name),
         ["lint"] => lint(),
         ["fuzz"] => fuzz("60"),
         ["fuzz", seconds] => fuzz(seconds),
@@ -52,11 +57,50 @@ fn test() -> Result<(), String> {
     run(cargo("tests", "test --workspace --locked"))
 }
 
+/// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
+fn docker(name: &str) -> Result<(), String> {
+    if !is_root() {
+        return Err(
+            "the hosts of this test are namespaces with Docker in them: run it as root".into(),
+        );
+    }
+    install_packages(DOCKER_NEEDS)?;
+    if let Some((program, package)) = DOCKER_NEEDS.iter().find(|(program, _)| !has(program)) {
+        return Err(format!(
+            "there is no {program} (Debian's {package}): install it"
+        ));
+    }
+    let args = format!("test --locked --test docker -- --test-threads=2 {name}");
+    run(cargo("docker", &args))
+}
+
+/// What the hosts and images of `tests/docker.rs` are made with.
+const DOCKER_NEEDS: &[(&str, &str)] = &[
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("tini", "tini"),
+    ("busybox", "busybox-static"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("strip", "binutils"),
+    ("tar", "tar"),
+];
+
 fn lint() -> Result<(), String> {
     run(cargo("format", "fmt --all --check"))?;
     run(cargo(
         "clippy",
         "clippy --workspace --all-targets --locked -- -D warnings",
+    ))?;
+    // Not among all targets, because it is not part of a plain `cargo test`.
+    run(cargo(
+        "clippy of the Docker scenarios",
+        "clippy --test docker --locked -- -D warnings",
     ))?;
     let mut docs = cargo("documentation", "doc --workspace --no-deps --locked");
     docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
