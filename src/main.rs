@@ -1,10 +1,14 @@
-//! `weft`: one program, router and command line. Parses, then runs the one or calls the other.
+//! `weft`: one program, router, command line and OCI runtime. Parses, then runs the one or calls the
+//! other.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use weft::{lab, launch, start};
 use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, Output, exit};
+use weft_plugin::runtime;
 
 /// One Ethernet for containers on many hosts, by name, with nothing else to run
 #[derive(Parser)]
@@ -26,6 +30,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = called_by_docker(&words) {
+        return code;
+    }
     let Weft { global, command } = Weft::parse();
     let done = match command {
         Command::Lab(args) => return lab::run(args),
@@ -44,5 +52,23 @@ fn main() -> ExitCode {
             }
             .into()
         }
+    }
+}
+
+/// What container engines call for each container, which must cost next to nothing: they are known
+/// by their names alone.
+fn called_by_docker(words: &[OsString]) -> Option<ExitCode> {
+    let (called, rest) = words.split_first()?;
+    if Path::new(called)
+        .file_name()
+        .is_some_and(|name| name == runtime::NAME)
+    {
+        return Some(runtime::run(rest));
+    }
+    let (command, rest) = rest.split_first()?;
+    match command.to_str()? {
+        "runc" => Some(runtime::run(rest)),
+        "hook" => Some(runtime::hook::run(rest)),
+        _ => None,
     }
 }

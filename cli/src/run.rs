@@ -255,6 +255,7 @@ impl Caller {
             name: args.name,
             multicast_route: !args.no_multicast_route,
             dns: !args.without_dns,
+            patience: None,
         };
         let (addresses, target) = operands(args.operands)?;
         let attached = attach(&self.client, &target, &addresses, &options).await?;

@@ -12,6 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use thiserror::Error;
 use weft_api::types::{AddName, Network, RemoveNames};
@@ -19,7 +20,8 @@ use weft_api::{CallError, Cidr, Client, ContainerId};
 use weft_net::attach::{AttachError as InterfaceError, AttachSpec};
 use weft_net::netns::NetNs;
 
-use crate::find::{DockerNames, FindError};
+use crate::find::FindError;
+use crate::names;
 use crate::obtain::{ObtainError, Obtained};
 use crate::{AddressSpec, Container, Target};
 
@@ -32,6 +34,19 @@ pub struct AttachOptions {
     pub multicast_route: bool,
     /// Whether it gets a name and a way to the resolver.
     pub dns: bool,
+    /// How long to wait for addresses; none = as long as the caller's patience lasts.
+    pub patience: Option<Duration>,
+}
+
+impl Default for AttachOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            multicast_route: true,
+            dns: true,
+            patience: None,
+        }
+    }
 }
 
 /// What came of it.
@@ -39,8 +54,8 @@ pub struct AttachOptions {
 pub struct Attached {
     /// The addresses asked for, in that order.
     pub addresses: Vec<Cidr>,
-    /// The name registered.
-    pub name: Option<String>,
+    /// The names registered.
+    pub names: Vec<String>,
     /// What went otherwise than might be expected.
     pub notes: Vec<String>,
 }
@@ -83,6 +98,9 @@ pub enum AttachError {
     /// Somebody pressed Ctrl-C.
     #[error("interrupted: nothing was attached")]
     Interrupted,
+    /// There was no address in time.
+    #[error("no address within {} s: `weft status ipam` on this host says what is waited for", .0.as_secs())]
+    NoAddressYet(Duration),
 }
 
 /// Puts a container on the network, or gives it further addresses.
@@ -96,26 +114,40 @@ pub async fn attach(
     options: &AttachOptions,
 ) -> Result<Attached, AttachError> {
     let container = Container::find(target).await?;
-    let ns = foreign_namespace(target, &container)?;
+    attach_found(client, target, &container, addresses, options).await
+}
+
+/// [`attach`] for a container that is found already; the target is what errors call it.
+///
+/// # Errors
+/// See [`AttachError`]; whatever was made on the way is undone.
+pub async fn attach_found(
+    client: &Client,
+    target: &Target,
+    container: &Container,
+    addresses: &[AddressSpec],
+    options: &AttachOptions,
+) -> Result<Attached, AttachError> {
+    let ns = foreign_namespace(target, container)?;
     let network = client.network().await?;
     if let (Some(name), None, true) = (&options.name, &network.domain, options.dns) {
         return Err(AttachError::NoDns(name.clone()));
     }
     let mut attempt = Attempt {
         client,
-        container: &container,
+        container,
         ns,
         inode: inode(ns).map_err(AttachError::Namespace)?,
         network,
         options,
         obtained: Obtained::begin(client, &container.id).await?,
         interface: false,
-        name: None,
+        names: Vec::new(),
     };
     match attempt.run(addresses).await {
         Ok(notes) => Ok(Attached {
             addresses: attempt.obtained.all,
-            name: attempt.name,
+            names: attempt.names,
             notes,
         }),
         Err(error) => {
@@ -137,8 +169,8 @@ struct Attempt<'a> {
     obtained: Obtained<'a>,
     /// Whether there is an interface that may have our addresses on it.
     interface: bool,
-    /// The name that was registered, at least for some addresses.
-    name: Option<String>,
+    /// The names that were registered, at least for some addresses.
+    names: Vec<String>,
 }
 
 impl Attempt<'_> {
@@ -147,6 +179,7 @@ impl Attempt<'_> {
         tokio::select! {
             done = self.obtained.obtain(addresses, &self.network) => done?,
             _ = tokio::signal::ctrl_c() => return Err(AttachError::Interrupted),
+            patience = at_most(self.options.patience) => return Err(AttachError::NoAddressYet(patience)),
         }
         let spec = self.interface_spec();
         let attached = weft_net::attach::attach(self.ns, &spec).await;
@@ -169,40 +202,48 @@ impl Attempt<'_> {
         }
     }
 
-    /// Registers the name asked for, or Docker's. If Docker's cannot be a name here, that is a note;
-    /// nobody asked for it.
+    /// Registers the name asked for, or Docker's. If one of Docker's cannot be a name here, that is a
+    /// note; nobody asked for it.
     async fn register(&mut self) -> Result<Vec<String>, AttachError> {
         let Some(domain) = self.network.domain.clone().filter(|_| self.options.dns) else {
             return Ok(Vec::new());
         };
         let docker = self.container.docker.as_ref();
-        let asked = self.options.name.clone();
-        let Some(name) = asked.or_else(|| docker.map(|d| docker_name(d, &domain))) else {
-            return Ok(Vec::new());
-        };
-        for cidr in self.obtained.all.clone() {
+        let own = || docker.map(|docker| names::of_container(docker, &domain));
+        let asked = self.options.name.clone().map(|name| vec![name]);
+        let mut notes = Vec::new();
+        for name in asked.or_else(own).unwrap_or_default() {
+            match self.register_one(&name).await {
+                Ok(()) => self.names.push(name),
+                Err(CallError::Refused { refusal, .. }) if self.options.name.is_none() => {
+                    notes.push(format!("a name was not registered: {}", refusal.error));
+                }
+                Err(source) => {
+                    self.names.push(name.clone());
+                    return Err(AttachError::Name { name, source });
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    async fn register_one(&self, name: &str) -> Result<(), CallError> {
+        for cidr in &self.obtained.all {
             let record = AddName {
-                name: name.clone(),
+                name: name.to_owned(),
                 container: self.container.id.clone(),
                 addr: cidr.addr(),
             };
-            match self.client.add_name(&record).await {
-                Ok(()) => self.name = Some(name.clone()),
-                Err(CallError::Refused { refusal, .. }) if self.options.name.is_none() => {
-                    let note = format!("no name was registered: {}", refusal.error);
-                    return Ok(vec![note]);
-                }
-                Err(source) => return Err(AttachError::Name { name, source }),
-            }
+            self.client.add_name(&record).await?;
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Takes back what this attempt made. Each step is tried whatever came of the others; what is left
     /// over for want of a router shows in `weft status ipam`.
     async fn undo(&self) {
         let fresh = self.obtained.fresh();
-        if let Some(name) = &self.name {
+        for name in &self.names {
             for cidr in &fresh {
                 let filter = RemoveNames {
                     name: Some(name.clone()),
@@ -237,16 +278,14 @@ fn inode(ns: &NetNs) -> io::Result<u64> {
     Ok(file.metadata()?.ino())
 }
 
-/// Its host name if that is in our domain, else its name with the domain behind.
-pub(crate) fn docker_name(docker: &DockerNames, domain: &str) -> String {
-    let dotted = format!(".{}", domain.trim_matches('.')).to_ascii_lowercase();
-    let in_domain = |host: &&String| {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        host.len() > dotted.len() && host.ends_with(&dotted)
-    };
-    match docker.hostname.as_ref().filter(in_domain) {
-        Some(hostname) => hostname.clone(),
-        None => format!("{}{dotted}", docker.name),
+/// Never ends without a limit; else says what the limit was when it is over.
+async fn at_most(patience: Option<Duration>) -> Duration {
+    match patience {
+        Some(patience) => {
+            tokio::time::sleep(patience).await;
+            patience
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -281,8 +320,7 @@ mod tests {
     fn named(name: Option<&str>) -> AttachOptions {
         AttachOptions {
             name: name.map(str::to_owned),
-            multicast_route: true,
-            dns: true,
+            ..AttachOptions::default()
         }
     }
 
@@ -417,23 +455,6 @@ mod tests {
             let done = attach(&router.client, target, &[], &named(Some("c1"))).await;
             assert!(matches!(done, Err(AttachError::NoDns(_))), "{done:?}");
         });
-    }
-
-    #[test]
-    fn a_docker_container_is_called_by_its_host_name_if_that_is_ours() {
-        let named = |hostname: Option<&str>| {
-            let names = DockerNames {
-                name: "web".to_owned(),
-                hostname: hostname.map(str::to_owned),
-            };
-            docker_name(&names, "weft.local.")
-        };
-        assert_eq!(named(Some("www.weft.local")), "www.weft.local");
-        assert_eq!(named(Some("www.Weft.Local.")), "www.Weft.Local.");
-        assert_eq!(named(Some("1f0e9c2b7a5d")), "web.weft.local");
-        assert_eq!(named(Some("www.example.org")), "web.weft.local");
-        assert_eq!(named(Some(".weft.local")), "web.weft.local");
-        assert_eq!(named(None), "web.weft.local");
     }
 
     #[test]

@@ -156,8 +156,7 @@ mod tests {
     async fn attached(router: &FakeRouter, target: &Target, addresses: &[&str]) {
         let options = AttachOptions {
             name: Some("c1".to_owned()),
-            multicast_route: true,
-            dns: true,
+            ..AttachOptions::default()
         };
         let done = attach(&router.client, target, &specs(addresses), &options).await;
         done.unwrap();

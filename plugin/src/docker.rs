@@ -10,6 +10,8 @@ use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use thiserror::Error;
 use weft_api::{ContainerId, ContainerIdError};
 
+use crate::DockerNames;
+
 /// A Docker daemon on this host.
 #[derive(Debug)]
 pub struct Docker {
@@ -22,10 +24,8 @@ pub struct Docker {
 pub struct DockerContainer {
     /// Its whole id.
     pub id: ContainerId,
-    /// Its name, without the slash Docker puts before it.
-    pub name: String,
-    /// `--hostname`, with `--domainname` behind it if there is one.
-    pub hostname: Option<String>,
+    /// What it is called.
+    pub names: DockerNames,
     /// Its first process, while it runs.
     pub pid: Option<u32>,
 }
@@ -171,20 +171,56 @@ fn container(name: &str, found: ContainerInspectResponse) -> Result<DockerContai
     let running = state.running.unwrap_or(false);
     let pid = state.pid.and_then(|pid| u32::try_from(pid).ok());
     let config = found.config.unwrap_or_default();
-    let hostname = config.hostname.filter(|h| !h.is_empty());
-    let domain = config.domainname.filter(|d| !d.is_empty());
+    let networks = found.network_settings.and_then(|n| n.networks);
+    let ends = networks.unwrap_or_default().into_values();
+    let service = config.labels.and_then(|mut l| l.remove(COMPOSE_SERVICE));
+    let aliases = ends.flat_map(|end| end.aliases.unwrap_or_default());
+    let told = Told {
+        id: &id,
+        name: &full_name,
+        hostname: config.hostname.unwrap_or_default(),
+        domain: config.domainname.unwrap_or_default(),
+        aliases: aliases.chain(service).collect(),
+    };
     Ok(DockerContainer {
+        names: told.names(),
         id: ContainerId::new(id)?,
-        name: full_name.trim_start_matches('/').to_owned(),
-        hostname: match (hostname, domain) {
-            (Some(host), Some(domain)) => Some(format!("{host}.{domain}")),
-            (host, None) => host,
-            (None, Some(_)) => None,
-        },
         pid: pid.filter(|pid| running && *pid > 0),
     })
 }
 
+/// What Docker tells of the names of a container, in whatever way it does.
+pub(crate) struct Told<'a> {
+    pub(crate) id: &'a str,
+    /// With a slash before it.
+    pub(crate) name: &'a str,
+    /// The first 12 digits of the id if nobody chose one.
+    pub(crate) hostname: String,
+    pub(crate) domain: String,
+    /// Docker adds the first 12 digits of the id.
+    pub(crate) aliases: Vec<String>,
+}
+
+impl Told<'_> {
+    /// Those of them that somebody chose.
+    pub(crate) fn names(self) -> DockerNames {
+        let chosen = |name: &String| !name.is_empty() && !self.id.starts_with(name.as_str());
+        let hostname = Some(self.hostname).filter(chosen);
+        let mut aliases = self.aliases;
+        aliases.retain(chosen);
+        DockerNames {
+            name: self.name.trim_start_matches('/').to_owned(),
+            hostname: match self.domain.as_str() {
+                "" => hostname,
+                domain => hostname.map(|host| format!("{host}.{domain}")),
+            },
+            aliases,
+        }
+    }
+}
+
+/// The label compose puts the name of a service in.
+pub(crate) const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long Docker may take for one answer: it is slow while it starts many containers.
 const TIMEOUT_SECONDS: u64 = 30;
@@ -217,7 +253,12 @@ mod tests {
             "Id": ID,
             "Name": format!("/{name}"),
             "State": { "Running": running, "Pid": pid },
-            "Config": { "Hostname": "www", "Domainname": domain },
+            "Config": {
+                "Hostname": "www",
+                "Domainname": domain,
+                "Labels": { COMPOSE_SERVICE: "frontend" },
+            },
+            "NetworkSettings": { "Networks": { "n": { "Aliases": ["w", &ID[..12]] } } },
         }))
         .into_response()
     }
@@ -248,11 +289,15 @@ mod tests {
         let web = docker.inspect("web").await.unwrap();
         let id = ContainerId::new(ID).unwrap();
         assert_eq!((&web.id, web.pid), (&id, Some(4242)));
-        assert_eq!(web.name, "web");
-        assert_eq!(web.hostname.as_deref(), Some("www.weft.local"));
+        let named = DockerNames {
+            name: "web".to_owned(),
+            hostname: Some("www.weft.local".to_owned()),
+            aliases: vec!["w".to_owned(), "frontend".to_owned()],
+        };
+        assert_eq!(web.names, named);
         let halted = docker.inspect("halted").await.unwrap();
         assert_eq!(
-            (halted.pid, halted.hostname.as_deref()),
+            (halted.pid, halted.names.hostname.as_deref()),
             (None, Some("www"))
         );
         assert_eq!(docker.running().await.unwrap(), [id]);
@@ -274,6 +319,22 @@ mod tests {
         let error = Docker::open_at(Path::new("/nonexistent/docker.sock")).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("pid:N or netns:NAME"), "{error}");
+    }
+
+    #[test]
+    fn names_docker_made_of_the_id_are_left_out() {
+        let told = |hostname: &str| Told {
+            id: ID,
+            name: "/web",
+            hostname: hostname.to_owned(),
+            domain: String::new(),
+            aliases: vec![ID[..12].to_owned()],
+        };
+        assert_eq!(told(&ID[..12]).names().hostname, None);
+        assert_eq!(told("").names().hostname, None);
+        let chosen = told("1f0e9c2b7a5f").names();
+        assert_eq!(chosen.hostname.as_deref(), Some("1f0e9c2b7a5f"));
+        assert!(chosen.aliases.is_empty());
     }
 
     #[test]

@@ -27,13 +27,15 @@ pub struct Container {
     pub docker: Option<DockerNames>,
 }
 
-/// The names of a Docker container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What Docker calls a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerNames {
     /// Its name.
     pub name: String,
-    /// Its host name, with the domain if it was given one.
+    /// Its host name, with the domain if it was given one; none if Docker made it up.
     pub hostname: Option<String>,
+    /// Its aliases on Docker's networks and the service it is of, in any order.
+    pub aliases: Vec<String>,
 }
 
 /// Why a container is not found.
@@ -138,10 +140,7 @@ async fn by_docker(docker: &Docker, name: &str) -> Result<Container, FindError> 
     Ok(Container {
         id: found.id,
         ns,
-        docker: Some(DockerNames {
-            name: found.name,
-            hostname: found.hostname,
-        }),
+        docker: Some(found.names),
     })
 }
 

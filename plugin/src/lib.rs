@@ -5,7 +5,7 @@
 //! namespace, and the router need not know Docker.
 //!
 //! [`Target`] and [`AddressSpec`] are what people type; [`find`] turns the first into a
-//! [`Container`]; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
+//! [`Container`]; [`runtime`] attaches what Docker starts; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
 //!
 //! Invariant: a command that fails has given back whatever it was given on the way.
 #![forbid(unsafe_code)]
@@ -19,10 +19,11 @@ pub mod find;
 pub mod list;
 pub mod names;
 mod obtain;
+pub mod runtime;
 pub mod target;
 #[cfg(test)]
 mod testing;
 
 pub use address::{AddressSpec, ParseAddressError};
-pub use find::Container;
+pub use find::{Container, DockerNames};
 pub use target::{ParseTargetError, Target};

@@ -143,6 +143,7 @@ mod tests {
                 name: None,
                 multicast_route: false,
                 dns: false,
+                ..AttachOptions::default()
             };
             let done = attach(&router.client, target, &[], &options).await;
             let addresses = done.unwrap().addresses;

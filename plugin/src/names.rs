@@ -1,4 +1,4 @@
-//! Adding and removing names by hand.
+//! What a container is called, and adding and removing names by hand.
 
 use std::net::IpAddr;
 
@@ -6,9 +6,42 @@ use thiserror::Error;
 use weft_api::types::{AddName, RemoveNames};
 use weft_api::{CallError, Client, ContainerId};
 
-use crate::attach::docker_name;
 use crate::find::FindError;
-use crate::{Container, Target};
+use crate::{Container, DockerNames, Target};
+
+/// All names of a Docker container, with the domain behind: its name, its host name, its aliases,
+/// each once. A host name in another domain is not ours to answer for.
+pub fn of_container(docker: &DockerNames, domain: &str) -> Vec<String> {
+    let domain = domain.trim_matches('.').to_ascii_lowercase();
+    let full = |name: &String| {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let label = name.strip_suffix(&domain).and_then(|n| n.strip_suffix('.'));
+        let label = label.unwrap_or(&name);
+        format!("{label}.{domain}")
+    };
+    let in_domain = |host: &&String| {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        !host.is_empty() && (!host.contains('.') || is_below(&host, &domain))
+    };
+    let hostname = docker.hostname.iter().filter(in_domain);
+    let mut names: Vec<String> = Vec::new();
+    for name in [&docker.name]
+        .into_iter()
+        .chain(hostname)
+        .chain(&docker.aliases)
+    {
+        let name = full(name);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn is_below(host: &str, domain: &str) -> bool {
+    let label = host.strip_suffix(domain).and_then(|n| n.strip_suffix('.'));
+    label.is_some_and(|label| !label.is_empty())
+}
 
 /// Whose names, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,18 +92,21 @@ pub async fn add(client: &Client, args: &NameArgs) -> Result<u64, NamesError> {
         Some(found) => (found.id, found.docker),
         None => (ContainerId::external(), None),
     };
-    let own = || docker.map(|names| docker_name(&names, &domain));
-    let name = args.name.clone().or_else(own).ok_or(NamesError::NoName)?;
+    let own = || docker.map(|names| of_container(&names, &domain));
+    let asked = args.name.clone().map(|name| vec![name]);
+    let names = asked.or_else(own).ok_or(NamesError::NoName)?;
     let addresses = addresses(client, &id, args).await?;
     let mut added = 0;
-    for addr in addresses {
-        let record = AddName {
-            name: name.clone(),
-            container: id.clone(),
-            addr,
-        };
-        client.add_name(&record).await?;
-        added += 1;
+    for name in names {
+        for addr in &addresses {
+            let record = AddName {
+                name: name.clone(),
+                container: id.clone(),
+                addr: *addr,
+            };
+            client.add_name(&record).await?;
+            added += 1;
+        }
     }
     Ok(added)
 }
@@ -136,6 +172,31 @@ mod tests {
             container: None,
             name: name.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn a_docker_container_is_called_by_all_its_names_in_our_domain() {
+        let named = |hostname: Option<&str>, aliases: &[&str]| {
+            let names = DockerNames {
+                name: "web".to_owned(),
+                hostname: hostname.map(str::to_owned),
+                aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
+            };
+            of_container(&names, "Weft.local.")
+        };
+        let web = "web.weft.local";
+        assert_eq!(named(None, &[]), [web]);
+        assert_eq!(named(Some("www.Weft.Local."), &[]), [web, "www.weft.local"]);
+        assert_eq!(
+            named(Some("www"), &["db"]),
+            [web, "www.weft.local", "db.weft.local"]
+        );
+        assert_eq!(
+            named(Some("www.example.org"), &["web", "WEB.weft.local"]),
+            [web]
+        );
+        assert_eq!(named(Some(".weft.local"), &[]), [web]);
+        assert_eq!(named(Some("."), &[]), [web]);
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ impl FakeRouter {
             next: 1,
         };
         let books = Arc::new(Mutex::new(books));
-        let ip = get(held).post(allocate).put(claim);
+        let ip = get(held).post(allocate).put(claim).delete(free_all);
         let name = axum::routing::put(add_name).delete(remove_names);
         let router = axum::Router::new()
             .route(routes::NETWORK, get(network))
@@ -271,6 +271,11 @@ async fn free(
         return refused(StatusCode::NOT_FOUND, "nobody holds it");
     }
     StatusCode::NO_CONTENT.into_response()
+}
+
+async fn free_all(State(books): State<Shared>, Path(id): Path<ContainerId>) -> Json<Addresses> {
+    let cidrs = books.lock().unwrap().held.remove(&id).unwrap_or_default();
+    Json(Addresses { cidrs })
 }
 
 async fn add_name(State(books): State<Shared>, Json(name): Json<AddName>) -> Response {
