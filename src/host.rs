@@ -7,12 +7,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Context;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use weft_api::Cidr;
 use weft_net::Netlink;
 use weft_net::bridge::{self, BridgeConfig};
 use weft_net::fdb;
-use weft_net::forward::{self, Forwarding};
+use weft_net::forward;
 use weft_net::masquerade;
 use weft_net::tap::Tap;
 use weft_wire::MacAddr;
@@ -27,8 +27,8 @@ pub(crate) struct Host {
     bridge: String,
     tap: String,
     warnings: Vec<String>,
-    /// Why the host's packet filter may drop our frames.
-    filter: Option<String>,
+    /// Has frames pass the host's packet filter.
+    filter: forward::Guard,
 }
 
 impl Host {
@@ -56,10 +56,9 @@ impl Host {
             bridge: config.host.bridge.clone(),
             tap: config.host.tap.clone(),
             warnings: Vec::new(),
-            filter: None,
+            filter: forward::Guard::start(config.host.bridge.as_str()),
         };
         host.drop_stale_entries().await;
-        host.pass_filter().await;
         if let (Some(dns), Some(ipam)) = (&config.dns, &config.ipam) {
             host.resolver_address(dns.address, convert::api_cidr(&ipam.pool))
                 .await?;
@@ -77,30 +76,9 @@ impl Host {
     }
 
     /// What does not work, in words.
-    pub(crate) fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.warnings.iter().chain(&self.filter)
-    }
-
-    /// Has frames pass the host's packet filter, and puts that back where it was taken away.
-    pub(crate) async fn pass_filter(&mut self) {
-        match forward::accept(&self.bridge).await {
-            Ok(found) => {
-                if found == Forwarding::NowAccepted {
-                    info!(
-                        bridge = self.bridge,
-                        "the host's packet filter lets frames pass"
-                    );
-                }
-                self.filter = None;
-            }
-            Err(error) => {
-                let why = error.to_string();
-                if self.filter.as_ref() != Some(&why) {
-                    warn!("{why}");
-                }
-                self.filter = Some(why);
-            }
-        }
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let filter = self.filter.trouble().map(|trouble| trouble.to_string());
+        self.warnings.iter().cloned().chain(filter)
     }
 
     /// Notes something for the log and the status, once.

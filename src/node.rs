@@ -272,9 +272,8 @@ impl Node {
         }
     }
 
-    /// What nobody waits for: old MACs go, and what others took from the host's firewall is put back.
+    /// What nobody waits for: old MACs go.
     async fn keep_house(&mut self) {
-        self.host.pass_filter().await;
         let aged = self.macs.age_out(Instant::now());
         self.mesh.stale |= !aged.is_empty();
         for (_, mac, location) in aged {

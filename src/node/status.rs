@@ -238,7 +238,7 @@ impl Node {
 
     /// What somebody should look at.
     fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.host.warnings().cloned().collect();
+        let mut warnings: Vec<String> = self.host.warnings().collect();
         if !self.config.mesh.password {
             warnings.push("anybody who reaches this port can join: give all peers the same --password (`weft password` makes one)".to_owned());
         }
