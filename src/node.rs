@@ -10,6 +10,7 @@
 
 mod effects;
 mod forwarding;
+mod macs;
 mod requests;
 mod status;
 
@@ -274,13 +275,7 @@ impl Node {
 
     /// What nobody waits for: old MACs go.
     async fn keep_house(&mut self) {
-        let aged = self.macs.age_out(Instant::now());
-        self.mesh.stale |= !aged.is_empty();
-        for (_, mac, location) in aged {
-            if location.peer().is_some() {
-                self.host.forget_remote_mac(mac).await;
-            }
-        }
+        self.age_macs(Instant::now()).await;
     }
 
     /// Ends the router in order: the others hear of it at once, and the state says it was meant.

@@ -8,7 +8,6 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 use weft_gossip::{Change, Entry, Link, Topic};
 use weft_ipam::Event as IpamEvent;
-use weft_router::macs::{Learned, Location};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
 use weft_router::{ConnId, Event as RouterEvent, PeerInfo};
@@ -17,7 +16,7 @@ use weft_wire::control::{RefusalReason, SessionKey};
 
 use super::{Node, Session};
 use crate::convert;
-use crate::dataplane::{Command, Receiver, Sighting};
+use crate::dataplane::{Command, Receiver};
 use crate::state::PoolState;
 
 impl Node {
@@ -400,33 +399,6 @@ impl Node {
         addresses.dedup();
         self.router
             .handle_peer_info(peer, PeerInfo { addresses }, now);
-    }
-
-    /// A frame came from where the MAC table does not expect it.
-    pub(super) async fn learn(&mut self, sighting: Sighting, now: Instant) {
-        let Sighting { network, mac, at } = sighting;
-        match self.macs.learn(network, mac, at, now) {
-            Learned::Known | Learned::Group => return,
-            Learned::Full => {
-                return self
-                    .host
-                    .warn("the MAC table is full: frames to further MACs are flooded".to_owned());
-            }
-            Learned::New => debug!(%mac, ?at, "learned"),
-            Learned::Moved { from } => info!(%mac, ?at, ?from, "moved"),
-        }
-        self.mesh.stale = true;
-        match at {
-            Location::Peer(_) => self.host.add_remote_mac(mac).await,
-            Location::Local => self.host.forget_remote_mac(mac).await,
-        }
-    }
-
-    pub(super) async fn forget_macs_of(&mut self, peer: PeerName) {
-        for (_, mac) in self.macs.remove_peer(peer) {
-            self.mesh.stale = true;
-            self.host.forget_remote_mac(mac).await;
-        }
     }
 
     /// Takes a container whose address belongs to another one off the network: the data plane lets
