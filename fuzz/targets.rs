@@ -105,6 +105,7 @@ pub fn message(data: &[u8]) {
 fn message_corpus() -> Vec<Vec<u8>> {
     let unicast = UnicastHeader {
         hops: 3,
+        unfinished: false,
         network: Network::DEFAULT,
         source: US,
         destination: THEM,

@@ -301,6 +301,7 @@ mod tests {
     fn unicast(source: PeerName, destination: PeerName, hops: u8) -> Received {
         let header = UnicastHeader {
             hops,
+            unfinished: false,
             network: NET,
             source,
             destination,
@@ -329,6 +330,7 @@ mod tests {
         for destination in [US, OTHER] {
             let header = UnicastHeader {
                 hops: 3,
+                unfinished: false,
                 network: NET,
                 source: THEM,
                 destination,

@@ -70,7 +70,7 @@ impl Loop<'_> {
         let Some((header, bytes)) = bytes.split_first_chunk() else {
             return counters.drop(DropReason::MalformedFrame, 1);
         };
-        let (Ok(frame), Ok(cut)) = (
+        let (Ok(frame), Ok(mut cut)) = (
             Frame::new_checked(bytes),
             Cut::new(VnetHeader::parse(header), bytes),
         ) else {
@@ -87,6 +87,7 @@ impl Loop<'_> {
             Captured::Forward(destination) => {
                 let header = UnicastHeader {
                     hops: HOP_LIMIT,
+                    unfinished: cut.leave_unfinished(),
                     network,
                     source: forwarding.us,
                     destination,

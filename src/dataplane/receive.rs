@@ -13,7 +13,7 @@ use weft_net::datagrams::recv_train;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
 use weft_router::macs::Location;
-use weft_router::offload::{Merge, Merged};
+use weft_router::offload::{Merge, Merged, Partial, checksum_place};
 use weft_router::session::OpenError;
 use weft_router::switch::{self, Flooded, Received};
 use weft_wire::message::{FloodHeader, Message, UnicastHeader};
@@ -116,7 +116,15 @@ impl Loop<'_> {
         match switch::decide_unicast(&header, &frame, &forwarding.view()) {
             Received::Drop(reason) => Err(reason),
             Received::Deliver => {
-                self.deliver(&frame, header.network, header.source, forwarding);
+                let unfinished = if header.unfinished {
+                    Some(checksum_place(bytes).ok_or(DropReason::MalformedFrame)?)
+                } else {
+                    None
+                };
+                let UnicastHeader {
+                    network, source, ..
+                } = header;
+                self.deliver(&frame, unfinished, network, source, forwarding);
                 Ok(())
             }
             Received::Relay => {
@@ -147,7 +155,7 @@ impl Loop<'_> {
             Flooded::Deliver => {}
             Flooded::DeliverAndPassOn => self.pass_on(header, bytes, from, forwarding),
         }
-        self.deliver(&frame, header.network, header.origin, forwarding);
+        self.deliver(&frame, None, header.network, header.origin, forwarding);
         Ok(())
     }
 
@@ -181,6 +189,7 @@ impl Loop<'_> {
     fn deliver(
         &mut self,
         frame: &Frame<'_>,
+        unfinished: Option<Partial>,
         network: Network,
         source: PeerName,
         forwarding: &Forwarding,
@@ -192,7 +201,7 @@ impl Loop<'_> {
         }
         let shared = self.shared;
         self.merge
-            .push(frame.bytes(), |merged| inject(shared, &merged));
+            .push(frame.bytes(), unfinished, |merged| inject(shared, &merged));
     }
 
     fn take_commands(&mut self) {

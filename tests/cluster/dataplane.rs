@@ -120,6 +120,7 @@ impl World {
             Captured::Forward(destination) => {
                 let header = UnicastHeader {
                     hops: HOP_LIMIT,
+                    unfinished: false,
                     network,
                     source: us,
                     destination,

@@ -1,12 +1,13 @@
 //! The inside of a packet once it is opened: a frame for one peer, a flooded frame, a heartbeat.
 //!
 //! ```text
-//!  unicast    | 1 | hops | network (3) | source peer (6) | destination peer (6) | frame ... |
-//!  flood      | 2 | hops | network (3) | origin (6)      | number (4)           | frame ... |
-//!  heartbeat  | 3 | flags| stamp (8)                                                        |
+//!  unicast    | 1 | u hops | network (3) | source peer (6) | destination peer (6) | frame ... |
+//!  flood      | 2 | hops   | network (3) | origin (6)      | number (4)           | frame ... |
+//!  heartbeat  | 3 | flags  | stamp (8)                                                        |
 //! ```
 //!
-//! `hops` is how many more times the frame may be passed on. A flooded frame is named by its origin
+//! `hops` is how many more times the frame may be passed on; the bit `u` above it says that the frame's
+//! checksum is unfinished. A flooded frame is named by its origin
 //! and number, so that each peer delivers it once and passes it on once, whatever the topology
 //! looks like to whom. Frames are borrowed: parsing copies and allocates nothing.
 
@@ -29,6 +30,10 @@ const UNICAST: u8 = 1;
 const FLOOD: u8 = 2;
 const HEARTBEAT: u8 = 3;
 const FLAG_REPLY: u8 = 1;
+/// The bit above the hops of a unicast header.
+const UNFINISHED: u8 = 0x80;
+/// The most hops a unicast header can tell.
+pub const MAX_HOPS: u8 = 0x7f;
 
 /// One opened message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +49,12 @@ pub enum Message<'a> {
 /// What stands before a frame for one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnicastHeader {
-    /// How many more times it may be passed on.
+    /// How many more times it may be passed on, at most [`MAX_HOPS`].
     pub hops: u8,
+    /// The checksum of the TCP segment or UDP datagram in the frame holds the sum of the pseudo-header only, as
+    /// between a kernel and a network card. The seal vouches for the bytes, so nobody on the way need sum
+    /// them up; who injects the frame tells the kernel.
+    pub unfinished: bool,
     /// The network the frame belongs to.
     pub network: Network,
     /// The peer that captured the frame.
@@ -81,7 +90,7 @@ impl UnicastHeader {
     pub fn emit(self) -> [u8; UNICAST_LEN] {
         let mut out = [0; UNICAST_LEN];
         out[0] = UNICAST;
-        out[1] = self.hops;
+        out[1] = self.hops.min(MAX_HOPS) | if self.unfinished { UNFINISHED } else { 0 };
         out[2..5].copy_from_slice(&self.network.to_bytes());
         out[5..11].copy_from_slice(&self.source.to_bytes());
         out[11..17].copy_from_slice(&self.destination.to_bytes());
@@ -122,8 +131,10 @@ impl<'a> Message<'a> {
         let mut r = Reader::new(bytes);
         match r.u8("message kind")? {
             UNICAST => {
+                let hops = r.u8("hop limit")?;
                 let header = UnicastHeader {
-                    hops: r.u8("hop limit")?,
+                    hops: hops & MAX_HOPS,
+                    unfinished: hops & UNFINISHED != 0,
                     network: Network::from_bytes(r.array("network")?),
                     source: r.peer("source peer")?,
                     destination: r.peer("destination peer")?,
@@ -171,8 +182,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unicast_is_read_back(hops: u8, network in network(), source in peer(), destination in peer(), frame: Vec<u8>) {
-            let header = UnicastHeader { hops, network, source, destination };
+        fn unicast_is_read_back(hops in 0..=MAX_HOPS, unfinished: bool, network in network(), source in peer(), destination in peer(), frame: Vec<u8>) {
+            let header = UnicastHeader { hops, unfinished, network, source, destination };
             let bytes = [&header.emit()[..], &frame].concat();
             prop_assert_eq!(Message::parse(&bytes), Ok(Message::Unicast(header, &frame)));
         }

@@ -1,15 +1,15 @@
 //! Cutting a super-frame into the frames it stands for.
 //!
 //! What the kernel's own segmentation would do, done by us, because each frame is to be sealed by itself.
-//! A frame that is none of these passes as it is, its checksum made if that was left undone: the wire
-//! carries whole frames only.
+//! A frame that is none of these passes as it is. A checksum that was left undone is made, or left so
+//! ([`Cut::leave_unfinished`]).
 
 use thiserror::Error;
 
 use super::checksum::Sum;
 use super::flow::{
     CWR, FIN, PSH, Protocol, TCP_CHECKSUM, TCP_FLAGS, TCP_LEN, UDP_CHECKSUM, UDP_LEN, V4_LEN,
-    V6_LEN, Version, finish_network, network, pair, put, quad,
+    V6_LEN, Version, checksum_place, finish_network, network, pair, put, quad,
 };
 use super::{Kind, Partial, Segments, VnetHeader};
 
@@ -21,6 +21,8 @@ pub struct Cut<'a> {
     work: Work,
     next: usize,
     frames: usize,
+    /// Checksums hold the sum of the pseudo-header.
+    unfinished: bool,
 }
 
 /// A header that does not fit its frame, which the kernel does not make.
@@ -88,7 +90,24 @@ impl<'a> Cut<'a> {
             work,
             next: 0,
             frames,
+            unfinished: false,
         })
+    }
+
+    /// Has checksums that were left undone stay so, if whoever gets the frames will find them
+    /// ([`checksum_place`]); answers whether they do.
+    pub fn leave_unfinished(&mut self) -> bool {
+        let undone = match &self.work {
+            Work::Nothing => None,
+            Work::Checksum(start, field) => Some((*start, *field)),
+            Work::Segments(plan) => Some((plan.transport, plan.checksum)),
+        };
+        let place = |at: Partial| {
+            let start = usize::from(at.start);
+            (start, start + usize::from(at.offset))
+        };
+        self.unfinished = undone.is_some() && checksum_place(self.frame).map(place) == undone;
+        self.unfinished
     }
 
     /// How many frames there are, those that are written among them.
@@ -112,12 +131,23 @@ impl<'a> Cut<'a> {
         debug_assert_eq!(Some(out.len()), self.next_len());
         match &self.work {
             Work::Nothing => put(out, 0, self.frame),
+            Work::Checksum(..) if self.unfinished => put(out, 0, self.frame),
             Work::Checksum(start, field) => {
                 put(out, 0, self.frame);
                 let sum = Sum::default().bytes(out.get(*start..).unwrap_or_default());
                 put(out, *field, &never_zero(sum.complement()));
             }
-            Work::Segments(plan) => plan.write(self.frame, self.next, self.frames, out),
+            Work::Segments(plan) => {
+                let pseudo = plan.write(self.frame, self.next, self.frames, out);
+                let checksum = if self.unfinished {
+                    pseudo.folded()
+                } else {
+                    put(out, plan.checksum, &[0; 2]);
+                    let segment = out.get(plan.transport..).unwrap_or_default();
+                    never_zero(pseudo.bytes(segment).complement())
+                };
+                put(out, plan.checksum, &checksum);
+            }
         }
         self.next += 1;
     }
@@ -183,7 +213,8 @@ impl Plan {
         frame.get(begin..end).unwrap_or_default()
     }
 
-    fn write(&self, frame: &[u8], index: usize, frames: usize, out: &mut [u8]) {
+    /// Writes all but the checksum of the segment; answers the sum of its pseudo-header.
+    fn write(&self, frame: &[u8], index: usize, frames: usize, out: &mut [u8]) -> Sum {
         put(out, 0, frame.get(..self.payload).unwrap_or_default());
         put(out, self.payload, self.part(frame, index));
         if self.version == Version::V4 {
@@ -200,13 +231,10 @@ impl Plan {
         }
         // The field holds the pseudo-header's sum, which has the length of the whole in it.
         let given = out.get(self.checksum..).and_then(<[u8]>::first_chunk::<2>);
-        let pseudo = Sum::default().pair(given.copied().unwrap_or_default());
-        put(out, self.checksum, &[0; 2]);
-        let sum = pseudo
+        Sum::default()
+            .pair(given.copied().unwrap_or_default())
             .less(self.segment)
             .word(len)
-            .bytes(out.get(self.transport..).unwrap_or_default());
-        put(out, self.checksum, &never_zero(sum.complement()));
     }
 
     /// Sequence number and flags: what ends the data stands on the last frame, CWR on the first.
@@ -274,6 +302,29 @@ mod tests {
         }
 
         #[test]
+        fn what_is_left_unfinished_is_the_sum_of_the_pseudo_header(packet in testing::packet(1..20_000), size in 48_u16..3000) {
+            let (header, frame) = packet.left_undone(size);
+            let single = VnetHeader { segments: None, ..header };
+            for header in [header, single] {
+                let finished = frames(header, &frame);
+                let mut cut = Cut::new(header, &frame).unwrap();
+                prop_assert!(cut.leave_unfinished());
+                let mut frames = finished.iter();
+                while let Some(len) = cut.next_len() {
+                    let mut out = vec![0xee; len];
+                    cut.write_next(&mut out);
+                    let at = checksum_place(&out).unwrap();
+                    prop_assert_eq!(Some(at), header.checksum);
+                    let start = usize::from(at.start);
+                    let sum = !testing::naive_sum(&out[start..]);
+                    let sum = if sum == 0 { 0xffff } else { sum };
+                    put(&mut out, start + usize::from(at.offset), &sum.to_be_bytes());
+                    prop_assert_eq!(Some(&out), frames.next());
+                }
+            }
+        }
+
+        #[test]
         fn any_other_frame_passes_as_it_is(frame in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(frames(VnetHeader::default(), &frame), [frame]);
         }
@@ -291,6 +342,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_checksum_the_other_end_would_not_find_is_made() {
+        let (header, frame) = Packet::tcp(100).left_undone(0);
+        let single = VnetHeader {
+            segments: None,
+            ..header
+        };
+        // Somewhere else than TCP has it; in a fragment; in a protocol that has none.
+        let elsewhere = VnetHeader {
+            checksum: header.checksum.map(|at| Partial { offset: 6, ..at }),
+            ..single
+        };
+        let (mut fragment, mut other) = (frame.clone(), frame.clone());
+        fragment[20] |= 0x20;
+        other[23] = 47;
+        for (header, frame) in [
+            (elsewhere, &frame),
+            (single, &fragment),
+            (single, &other),
+            (VnetHeader::default(), &frame),
+        ] {
+            assert!(!Cut::new(header, frame).unwrap().leave_unfinished());
+        }
+        assert!(Cut::new(single, &frame).unwrap().leave_unfinished());
     }
 
     #[test]

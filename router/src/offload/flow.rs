@@ -1,5 +1,6 @@
 //! Where the headers of a frame are, and whether it is one that may be merged with others.
 
+use super::Partial;
 use super::checksum::Sum;
 
 /// The version of IP.
@@ -42,9 +43,36 @@ pub(super) fn network(frame: &[u8]) -> Option<(usize, Version)> {
     }
 }
 
+/// Where the checksum of the TCP segment or UDP datagram in a frame is: the one place both ends agree on
+/// without telling each other. `None` if the frame carries neither, or a fragment, or IPv6 with more headers.
+pub fn checksum_place(frame: &[u8]) -> Option<Partial> {
+    let (network, version) = network(frame)?;
+    let packet = frame.get(network..)?;
+    let (protocol, transport) = match version {
+        Version::V4 => {
+            let header = packet.first_chunk::<V4_LEN>()?;
+            let is_whole = pair(header, 6)? & !DONT_FRAGMENT == 0;
+            is_whole.then_some((header[9], usize::from(header[0] & 0xf) * 4))?
+        }
+        Version::V6 => (packet.first_chunk::<V6_LEN>()?[6], V6_LEN),
+    };
+    let offset = match protocol {
+        TCP => TCP_CHECKSUM,
+        UDP => UDP_CHECKSUM,
+        _ => return None,
+    };
+    let start = network + transport;
+    pair(frame, start + usize::from(offset))?;
+    Some(Partial {
+        start: u16::try_from(start).ok()?,
+        offset,
+    })
+}
+
 /// The layout of a frame that may be part of a super-frame: whole and valid in every length and
-/// checksum, nothing in it but what all frames of a run share or count. `None` for any other.
-pub(super) fn mergeable(frame: &[u8]) -> Option<Layout> {
+/// checksum (but for the one that may be `unfinished`), nothing in it but what all frames of a run share or
+/// count. `None` for any other.
+pub(super) fn mergeable(frame: &[u8], unfinished: bool) -> Option<Layout> {
     let (network, version) = network(frame)?;
     let packet = frame.get(network..)?;
     let (protocol, transport) = match version {
@@ -64,8 +92,11 @@ pub(super) fn mergeable(frame: &[u8]) -> Option<Layout> {
         transport: network + transport,
         payload: network + transport + headers,
     };
-    let sum = pseudo_header(frame, &layout, segment.len())?.bytes(segment);
-    (headers < segment.len() && sum.is_whole()).then_some(layout)
+    let is_whole = unfinished
+        || pseudo_header(frame, &layout, segment.len())?
+            .bytes(segment)
+            .is_whole();
+    (headers < segment.len() && is_whole).then_some(layout)
 }
 
 /// The sum of the pseudo-header of a segment that is so long (RFC 9293 §3.1, RFC 8200 §8.1).

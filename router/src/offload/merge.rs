@@ -5,8 +5,8 @@
 //! flushes.
 //!
 //! What may be merged is what is whole, valid and says nothing of its own (`flow::mergeable`), and continues
-//! the run in every field. Checksums are verified before they are dropped: what arrived broken, or was
-//! sent broken, is delivered broken.
+//! the run in every field. Checksums are verified before they are dropped: what was sent broken is delivered
+//! broken. Those that came unfinished are left to the kernel.
 
 use super::flow::{
     DONT_FRAGMENT, Layout, PSH, Protocol, TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, Version,
@@ -42,6 +42,8 @@ struct Run {
     size: usize,
     len: usize,
     frames: usize,
+    /// Where the checksum is that the frames came without.
+    unfinished: Option<Partial>,
     /// TCP's number of the next byte.
     sequence: u32,
     /// How the identification of IPv4 packets goes on, once two are there.
@@ -66,18 +68,29 @@ impl Merge {
         }
     }
 
-    /// Takes a frame. Whatever cannot wait for more goes to `sink` at once, in order.
-    pub fn push(&mut self, frame: &[u8], mut sink: impl FnMut(Merged<'_>)) {
-        let layout = mergeable(frame).filter(|l| self.udp || l.protocol == Protocol::Tcp);
-        let Some(layout) = layout else {
+    /// Takes a frame, and where its checksum is if that is unfinished. Whatever cannot wait for more goes to
+    /// `sink` at once, in order.
+    pub fn push(
+        &mut self,
+        frame: &[u8],
+        unfinished: Option<Partial>,
+        mut sink: impl FnMut(Merged<'_>),
+    ) {
+        let single = Merged {
+            header: VnetHeader {
+                checksum: unfinished,
+                segments: None,
+            },
+            frame,
+            frames: 1,
+        };
+        let layout = mergeable(frame, unfinished.is_some());
+        let Some(layout) = layout.filter(|l| self.udp || l.protocol == Protocol::Tcp) else {
             self.flush(&mut sink);
-            return sink(Merged {
-                header: VnetHeader::default(),
-                frame,
-                frames: 1,
-            });
+            return sink(single);
         };
         if let Some(run) = &mut self.run
+            && run.unfinished == unfinished
             && run.is_continued_by(&self.buffer, frame, &layout)
         {
             if run.add(&mut self.buffer, frame) == Next::Nothing {
@@ -86,13 +99,9 @@ impl Merge {
             return;
         }
         self.flush(&mut sink);
-        match Run::begin(&mut self.buffer, frame, layout) {
+        match Run::begin(&mut self.buffer, frame, layout, unfinished) {
             Some(run) => self.run = Some(run),
-            None => sink(Merged {
-                header: VnetHeader::default(),
-                frame,
-                frames: 1,
-            }),
+            None => sink(single),
         }
     }
 
@@ -120,7 +129,12 @@ impl Merge {
 
 impl Run {
     /// `None` if nothing may follow the frame.
-    fn begin(buffer: &mut [u8], frame: &[u8], layout: Layout) -> Option<Self> {
+    fn begin(
+        buffer: &mut [u8],
+        frame: &[u8],
+        layout: Layout,
+        unfinished: Option<Partial>,
+    ) -> Option<Self> {
         if pushes(frame, &layout) {
             return None;
         }
@@ -132,6 +146,7 @@ impl Run {
             size,
             len: frame.len(),
             frames: 1,
+            unfinished,
             sequence: sequence.wrapping_add(size as u32),
             step: None,
         })
@@ -225,7 +240,10 @@ impl Run {
     /// Makes the headers those of the super-frame; a single frame stays as it came.
     fn finish(&self, frame: &mut [u8]) -> VnetHeader {
         if self.frames == 1 {
-            return VnetHeader::default();
+            return VnetHeader {
+                checksum: self.unfinished,
+                segments: None,
+            };
         }
         let Layout {
             version,

@@ -7,8 +7,9 @@
 //!
 //! A system call, a way through the bridge and a way through TCP cost microseconds, whatever they
 //! carry, so the kernel hands over up to 64 KiB at once, with checksums left undone, and takes as much.
-//! Both is this host's own affair: on the wire there are only frames that any peer can inject as they
-//! are, so peers need not agree on anything.
+//! On the wire there are only frames that any peer can inject by themselves. All that peers tell each other is
+//! whether the checksum inside is *unfinished*, as the kernel handed the frame over: the seal keeps the bytes as
+//! they are, so summing them up here and again there would only cost time.
 //!
 //! Invariants: what [`Cut`] makes of a super-frame are the frames the kernel itself would have made;
 //! what [`Merge`] puts together, cut again, are the very frames that were put together (but for the
@@ -23,6 +24,7 @@ mod merge;
 mod testing;
 
 pub use cut::{Cut, CutError};
+pub use flow::checksum_place;
 pub use merge::{Merge, Merged};
 
 /// What stands before each frame on a TAP that does offloads (`struct virtio_net_hdr`, ten bytes, in

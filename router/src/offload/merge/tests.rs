@@ -14,7 +14,7 @@ fn merged(frames: &[Vec<u8>]) -> Vec<Out> {
     let mut out = Vec::new();
     let mut sink = |m: Merged<'_>| out.push((m.header, m.frame.to_vec(), m.frames));
     for frame in frames {
-        merge.push(frame, &mut sink);
+        merge.push(frame, None, &mut sink);
     }
     merge.flush(&mut sink);
     assert!(!merge.is_waiting());
@@ -129,6 +129,34 @@ fn a_fragment_or_a_packet_with_ip_options_is_not_merged() {
 }
 
 #[test]
+fn unfinished_frames_are_merged_with_their_like_only_and_stay_unfinished() {
+    let first = Packet::tcp(500);
+    let (header, unfinished) = first.left_undone(500);
+    let second = second_of(&first, 500);
+    let (_, continued) = second.left_undone(500);
+    let at = header.checksum;
+    let counts = |frames: [(&Vec<u8>, Option<Partial>); 2]| {
+        let mut merge = Merge::new(true);
+        let mut out = Vec::new();
+        let mut sink = |m: Merged<'_>| out.push((m.frames, m.header.checksum));
+        for (frame, at) in frames {
+            merge.push(frame, at, &mut sink);
+        }
+        merge.flush(&mut sink);
+        out
+    };
+    assert_eq!(counts([(&unfinished, at), (&continued, at)]), [(2, at)]);
+    assert_eq!(
+        counts([(&unfinished, at), (&second.frame(), None)]),
+        [(1, at), (1, None)]
+    );
+    assert_eq!(
+        counts([(&first.frame(), None), (&continued, at)]),
+        [(1, None), (1, at)]
+    );
+}
+
+#[test]
 fn a_udp_packet_without_checksum_is_not_merged() {
     let first = Packet::udp(100);
     let frames = [first.clone(), second_of(&first, 0)].map(|packet| {
@@ -145,7 +173,7 @@ fn udp_is_left_alone_where_the_kernel_does_not_cut_it() {
     let mut merge = Merge::new(false);
     let mut count = 0;
     for packet in [first.clone(), second_of(&first, 0)] {
-        merge.push(&packet.frame(), |_| count += 1);
+        merge.push(&packet.frame(), None, |_| count += 1);
         assert!(!merge.is_waiting());
     }
     assert_eq!(count, 2);
@@ -223,8 +251,20 @@ proptest! {
         let out = merged(&frames);
         prop_assert_eq!(out.len(), 1);
         if frames.len() > 1 {
-            prop_assert_eq!(&out[0], &(header, frame, frames.len()));
+            prop_assert_eq!(&out[0], &(header, frame.clone(), frames.len()));
         }
+        let mut cut = Cut::new(header, &frame).unwrap();
+        prop_assert!(cut.leave_unfinished());
+        let mut merge = Merge::new(true);
+        let mut whole = Vec::new();
+        let mut sink = |m: Merged<'_>| whole.push((m.header.checksum, m.frame.to_vec(), m.frames));
+        while let Some(len) = cut.next_len() {
+            let mut part = vec![0; len];
+            cut.write_next(&mut part);
+            merge.push(&part, header.checksum, &mut sink);
+        }
+        merge.flush(&mut sink);
+        prop_assert_eq!(whole, [(header.checksum, frame, frames.len())]);
         prop_assert!(cut_again(&out) == frames);
     }
 
