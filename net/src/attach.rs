@@ -17,15 +17,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteHeader;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tracing::warn;
 use weft_wire::MacAddr;
+use weft_wire::frame::ETHERNET_HEADER;
+use weft_wire::message::MAX_FRAME_HEADER;
+use weft_wire::packet::OVERHEAD;
 
 use crate::addresses::Route;
+use crate::datagrams::{MAX_TRAIN, MAX_TRAIN_BYTES};
 use crate::links::{
     checked, is_kind, mac_of, master_of, name_of, peer_namespace_of, peer_of, wait_until_forwarding,
 };
@@ -315,6 +319,7 @@ impl Attempt {
         let inside = LinkMessageBuilder::<LinkUnspec>::new()
             .name(checked(ifname)?)
             .mtu(*mtu)
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(train_len(*mtu)))
             .setns_by_fd(self.container.as_fd().as_raw_fd())
             .build();
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
@@ -382,6 +387,15 @@ impl Attempt {
             }
         }
     }
+}
+
+/// How many frames of this MTU go to another host in one train. Super-frames of so many, and no more, spare
+/// the router a second, short train for the rest.
+fn train_len(mtu: u32) -> u32 {
+    let datagram = mtu as usize + ETHERNET_HEADER + MAX_FRAME_HEADER + OVERHEAD;
+    let fit = (MAX_TRAIN_BYTES / datagram).clamp(1, MAX_TRAIN);
+    // At most MAX_TRAIN.
+    fit as u32
 }
 
 /// Held by whoever attaches or detaches; their runtimes have nothing else to do than to wait for it.

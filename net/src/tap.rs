@@ -12,13 +12,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io::{self, IoSlice, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
@@ -27,9 +25,6 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 pub struct Tap {
     device: Device,
     cuts_udp: bool,
-    /// Readable, because at its end, once the other half is gone.
-    stopped: PipeReader,
-    stop: Mutex<Option<PipeWriter>>,
 }
 
 /// Why there is no TAP device.
@@ -91,13 +86,9 @@ impl Tap {
         };
         device.persist().map_err(failed)?;
         let cuts_udp = set_offloads(&device).map_err(failed)?;
-        device.set_nonblocking(true).map_err(failed)?;
-        let (stopped, stop) = io::pipe().map_err(failed)?;
         Ok(Self {
             device: Device(device),
             cuts_udp,
-            stopped,
-            stop: Mutex::new(Some(stop)),
         })
     }
 
@@ -105,12 +96,12 @@ impl Tap {
     /// there is too little room. Answers the length of both.
     ///
     /// # Errors
-    /// `BrokenPipe` after [`Tap::stop`]; anything else means that the device is gone.
+    /// If the device is gone.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.recv_now(buf)? {
-                Some(len) => return Ok(len),
-                None => self.wait()?,
+            match self.device.0.recv(buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
             }
         }
     }
@@ -120,11 +111,30 @@ impl Tap {
     /// # Errors
     /// If the device is gone.
     pub fn recv_now(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match self.device.0.recv(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done.map(Some),
+        let part = libc::iovec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
+        // SAFETY: the descriptor is open, and the one part is a buffer that outlives the call.
+        let len = unsafe {
+            libc::preadv2(
+                self.device.0.as_raw_fd(),
+                &raw const part,
+                1,
+                -1,
+                libc::RWF_NOWAIT,
+            )
+        };
+        match usize::try_from(len) {
+            Ok(len) => Ok(Some(len)),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                let nothing_there = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+                if nothing_there.contains(&error.kind()) {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
             }
         }
     }
@@ -141,33 +151,6 @@ impl Tap {
     /// Whether the kernel cuts super-frames of UDP datagrams that are sent to it (since Linux 6.2).
     pub fn cuts_udp(&self) -> bool {
         self.cuts_udp
-    }
-
-    /// Has [`Tap::recv`] end at once, in whatever thread, now and for ever.
-    pub fn stop(&self) {
-        // A thread that panicked with the lock held has not left anything half done.
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        *stop = None;
-    }
-
-    /// Waits until there is a frame, or something else to be told by [`Tap::recv_now`].
-    ///
-    /// # Errors
-    /// `BrokenPipe` after [`Tap::stop`].
-    pub fn wait(&self) -> io::Result<()> {
-        let mut ready = [
-            PollFd::new(self.device.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut ready, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let [_, stopped] = ready;
-        if stopped.any().unwrap_or(false) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
     }
 }
 
@@ -295,9 +278,7 @@ const EINVAL: i32 = Errno::EINVAL as i32;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::testing;
@@ -431,29 +412,26 @@ mod tests {
     }
 
     #[test]
-    fn stopping_ends_a_waiting_thread() {
-        testing::in_namespace(async |_, _| {
-            let tap = Arc::new(Tap::attach("weft-tap").unwrap());
-            let reader = Arc::clone(&tap);
-            let thread = thread::spawn(move || reader.recv(&mut [0; 128]));
-            thread::sleep(Duration::from_millis(20));
-            tap.stop();
-            tap.stop();
-            let error = thread.join().unwrap().unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-            assert_eq!(
-                tap.recv(&mut [0; 128]).unwrap_err().kind(),
-                io::ErrorKind::BrokenPipe
-            );
-        });
-    }
-
-    #[test]
     fn a_device_removed_under_us_is_an_error_not_a_wait() {
         testing::in_namespace(async |netlink, _| {
             let tap = Tap::attach("weft-tap").unwrap();
             netlink.del_link("weft-tap").await.unwrap();
             assert!(tap.recv(&mut [0; 128]).is_err());
+            assert!(tap.recv_now(&mut [0; 128]).is_err());
+        });
+    }
+
+    #[test]
+    fn a_device_removed_ends_the_wait_for_it() {
+        testing::in_namespace(async |netlink, _| {
+            let tap = Tap::attach("weft-tap").unwrap();
+            netlink.set_up("weft-tap").await.unwrap();
+            let reader = thread::spawn(move || {
+                // Frames the kernel sends of its own accord come before the end.
+                while tap.recv(&mut [0; 2048]).is_ok() {}
+            });
+            netlink.del_link("weft-tap").await.unwrap();
+            reader.join().unwrap();
         });
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use weft_wire::{MacAddr, Network, PeerName};
 
 /// Where a MAC address is.
@@ -76,11 +77,14 @@ pub struct MacEntry {
 
 type Key = (Network, MacAddr);
 
+/// Looked at for each frame, which is why the hash is a fast one; it is seeded, and the map bounded.
+type Places = HashMap<Key, Place, RandomState>;
+
 /// Where each MAC is, bounded and ageing.
 #[derive(Debug, Default)]
 pub struct MacTable {
     last_seen: BTreeMap<Key, Instant>,
-    places: Arc<HashMap<Key, Place>>,
+    places: Arc<Places>,
     count: BTreeMap<Location, usize>,
     refused: u64,
 }
@@ -239,7 +243,7 @@ impl MacTable {
 /// The MAC table as it was at one moment, shared by the threads that forward frames.
 #[derive(Debug, Clone, Default)]
 pub struct MacView {
-    places: Arc<HashMap<Key, Place>>,
+    places: Arc<Places>,
 }
 
 impl MacView {

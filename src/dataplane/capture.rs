@@ -48,20 +48,22 @@ pub(super) fn run(shared: &Shared, flood_start: u32) {
 type Snapshot<'a> = arc_swap::Cache<&'a arc_swap::ArcSwap<Forwarding>, std::sync::Arc<Forwarding>>;
 
 impl Loop<'_> {
-    /// Takes what frames there are; waits only when there are none and nothing is left to send.
+    /// Waits for a frame, and takes with it what others there are.
     fn burst(&mut self, buffer: &mut [u8], forwarding: &mut Snapshot<'_>) -> std::io::Result<()> {
-        for _ in 0..MAX_READS {
-            let read = self.shared.tap.recv_now(buffer);
-            if !matches!(read, Ok(Some(_))) {
-                self.batch.flush(self.shared);
-            }
-            match read? {
-                Some(len) => self.capture(forwarding.load(), buffer.get(..len).unwrap_or_default()),
-                None => return self.shared.tap.wait(),
-            }
+        let tap = &self.shared.tap;
+        let mut read = tap.recv(buffer).map(Some);
+        for reads in 1..=MAX_READS {
+            let Ok(Some(len)) = read else {
+                break;
+            };
+            self.capture(forwarding.load(), buffer.get(..len).unwrap_or_default());
+            read = match reads {
+                MAX_READS => Ok(None),
+                _ => tap.recv_now(buffer),
+            };
         }
         self.batch.flush(self.shared);
-        Ok(())
+        read.map(|_| ())
     }
 
     fn capture(&mut self, forwarding: &Forwarding, bytes: &[u8]) {

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use weft_router::ConnId;
 use weft_router::macs::MacView;
 use weft_router::session::SendSession;
 use weft_router::switch::View;
 use weft_wire::PeerName;
+
+/// A map that is looked at for each frame, which is why the hash is a fast one.
+pub(crate) type ByPeer<T> = HashMap<PeerName, T, RandomState>;
 
 /// A neighbour that frames may be sent to: its connection is established.
 pub(crate) struct Egress {
@@ -28,11 +32,11 @@ pub(crate) struct Forwarding {
     /// Where each MAC is.
     pub(crate) macs: MacView,
     /// The neighbour on the way to each peer.
-    pub(crate) next_hops: HashMap<PeerName, Arc<Egress>>,
+    pub(crate) next_hops: ByPeer<Arc<Egress>>,
     /// To whom a flooded frame is passed on, by its origin.
-    pub(crate) flood: HashMap<PeerName, Vec<Arc<Egress>>>,
+    pub(crate) flood: ByPeer<Vec<Arc<Egress>>>,
     /// Neighbours frames are accepted from.
-    pub(crate) neighbours: HashMap<PeerName, Arc<Egress>>,
+    pub(crate) neighbours: ByPeer<Arc<Egress>>,
 }
 
 impl Forwarding {
@@ -43,9 +47,9 @@ impl Forwarding {
             dns,
             conflicts: Vec::new(),
             macs,
-            next_hops: HashMap::new(),
-            flood: HashMap::new(),
-            neighbours: HashMap::new(),
+            next_hops: ByPeer::default(),
+            flood: ByPeer::default(),
+            neighbours: ByPeer::default(),
         }
     }
 

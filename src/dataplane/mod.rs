@@ -40,7 +40,7 @@ use weft_wire::message::{HEARTBEAT_LEN, Heartbeat};
 use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex};
 use weft_wire::{MacAddr, Network, PeerName};
 
-pub(crate) use forwarding::{Egress, Forwarding};
+pub(crate) use forwarding::{ByPeer, Egress, Forwarding};
 
 /// Reports that may wait for the control side; more are not made (a MAC is reported again with its
 /// next frame, a heartbeat again by its sender).

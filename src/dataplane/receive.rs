@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver as Commands;
 
+use foldhash::fast::RandomState;
 use weft_net::datagrams::recv_train;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
@@ -28,7 +29,7 @@ use super::{BUFFER, Command, Receiver, Report, Shared, Sighting, add};
 struct Loop<'a> {
     shared: &'a Shared,
     commands: &'a Commands<Command>,
-    receivers: HashMap<ReceiverIndex, Receiver>,
+    receivers: HashMap<ReceiverIndex, Receiver, RandomState>,
     seen: Seen,
     /// Frames for other peers.
     relay: Batch,
@@ -42,7 +43,7 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
     let mut this = Loop {
         shared,
         commands,
-        receivers: HashMap::new(),
+        receivers: HashMap::default(),
         seen: Seen::new(),
         relay: Batch::new(),
         merge: Merge::new(shared.tap.cuts_udp()),

@@ -1,19 +1,16 @@
 //! Puts together what the data plane forwards by, from what the machines know.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use weft_wire::PeerName;
-
 use super::Node;
-use crate::dataplane::{Egress, Forwarding};
+use crate::dataplane::{ByPeer, Egress, Forwarding};
 
 impl Node {
     /// Replaces the data plane's snapshot. Only established neighbours take or get frames.
     pub(super) fn replace_forwarding(&self) {
         let links = self.router.own_links();
-        let neighbours: HashMap<PeerName, Arc<Egress>> = self
+        let neighbours: ByPeer<Arc<Egress>> = self
             .mesh
             .sessions
             .iter()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -386,9 +387,10 @@ fn super_frames_cross_whole() {
         let listener = run_in(&other, || TcpListener::bind("10.32.0.2:7000"))
             .unwrap()
             .unwrap();
+        let done = AtomicBool::new(false);
         let frames = thread::scope(|scope| {
-            let forth = scope.spawn(|| pass_on(&near_tap, &far_tap));
-            let back = scope.spawn(|| pass_on(&far_tap, &near_tap));
+            let forth = scope.spawn(|| pass_on(&near_tap, &far_tap, &done));
+            let back = scope.spawn(|| pass_on(&far_tap, &near_tap, &done));
             let received = scope.spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 stream.set_read_timeout(DEADLINE).unwrap();
@@ -403,8 +405,7 @@ fn super_frames_cross_whole() {
             stream.write_all(&sent).unwrap();
             drop(stream);
             assert!(received.join().unwrap() == sent);
-            near_tap.stop();
-            far_tap.stop();
+            done.store(true, Ordering::Relaxed);
             back.join().unwrap();
             forth.join().unwrap()
         });
@@ -412,11 +413,15 @@ fn super_frames_cross_whole() {
     });
 }
 
-/// Passes frames on until stopped, as they are; answers how many IPv4 ones there were.
-fn pass_on(from: &Tap, to: &Tap) -> usize {
+/// Passes frames on until it is done, as they are; answers how many IPv4 ones there were.
+fn pass_on(from: &Tap, to: &Tap, done: &AtomicBool) -> usize {
     let mut frames = 0;
     let mut buf = vec![0; 70_000];
-    while let Ok(len) = from.recv(&mut buf) {
+    while !done.load(Ordering::Relaxed) {
+        let Some(len) = from.recv_now(&mut buf).unwrap() else {
+            thread::yield_now();
+            continue;
+        };
         let (header, frame) = buf[..len].split_first_chunk().unwrap();
         if frame[12..14] == [8, 0] {
             frames += 1;
