@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
             "weft-wire",
             "argon2",
             "aws-lc-rs",
+            "foldhash",
             "rand_chacha",
             "rand_core",
             "snow",
