@@ -51,6 +51,7 @@ pub(crate) enum Request {
     /// The caller of that request went away.
     Cancel(RequestId),
     Lookup(ContainerId, Reply<api::Addresses>),
+    Holders(IpAddr, Reply<api::Holders>),
     Free(ContainerId, IpAddr, Reply<()>),
     FreeAll(ContainerId, Reply<api::Addresses>),
     AddName(api::AddName, Reply<()>),

@@ -161,6 +161,7 @@ fn control(node: Node) -> Router {
             post(allocate).put(claim).get(lookup).delete(free_all),
         )
         .route(routes::IP_ADDR, delete(free))
+        .route(routes::HOLDERS, get(holders))
         .route(routes::PRIME, post(prime))
         .route(routes::NETWORK, get(network))
         .route(routes::NAME, put(add_name).delete(remove_names))
@@ -255,12 +256,26 @@ async fn free(
     Segment((container, ip)): Segment<(String, String)>,
 ) -> Answer<StatusCode> {
     let container = ContainerId::new(container).map_err(Failure::bad)?;
-    let ip = ip
-        .parse()
-        .map_err(|_| Failure::bad(format!("{ip:?} is not an address")))?;
+    let ip = address(&ip)?;
     node.ask(|reply| Request::Free(container, ip, reply))
         .await
         .map(nothing)
+}
+
+async fn holders(
+    State(node): State<Node>,
+    Segment(ip): Segment<String>,
+) -> Answer<Json<api::Holders>> {
+    let ip = address(&ip)?;
+    node.ask(|reply| Request::Holders(ip, reply))
+        .await
+        .map(Json)
+}
+
+/// The `{ip}` of a path.
+fn address(text: &str) -> Answer<IpAddr> {
+    text.parse()
+        .map_err(|_| Failure::bad(format!("{text:?} is not an address")))
 }
 
 async fn add_name(State(node): State<Node>, Body(body): Body<api::AddName>) -> Answer<StatusCode> {

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::types::{
     AddName, Address, Addresses, Allocate, Claim, Connect, Expose, Forget, Found, HandedOver, Hide,
-    Network, Refusal, RemoveNames, RemovedNames, TakenOver,
+    Holders, Network, Refusal, RemoveNames, RemovedNames, TakenOver,
 };
 use crate::{Cidr, ContainerId, Report, routes};
 
@@ -234,6 +234,16 @@ impl Client {
             .ask(Method::GET, &routes::ip(container), NOTHING)
             .await?;
         Ok(answer.cidrs)
+    }
+
+    /// The containers of this host that hold an address.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn holders(&self, addr: IpAddr) -> Called<Vec<ContainerId>> {
+        let path = routes::holders(addr);
+        let answer: Holders = self.ask(Method::GET, &path, NOTHING).await?;
+        Ok(answer.containers)
     }
 
     /// Free one address of a container.

@@ -14,6 +14,7 @@
 //! | `GET /ip/{container}` | | [`Addresses`](crate::types::Addresses), none is no error |
 //! | `DELETE /ip/{container}` | | [`Addresses`](crate::types::Addresses) that were freed |
 //! | `DELETE /ip/{container}/{ip}` | | 204 |
+//! | `GET /holders/{ip}` | | [`Holders`](crate::types::Holders), none is no error |
 //! | `POST /prime` | | 204, when the ring exists |
 //! | `GET /network` | | [`Network`](crate::types::Network) |
 //! | `PUT /name` | [`AddName`](crate::types::AddName) | 204 |
@@ -54,6 +55,8 @@ pub const PEER: &str = "/peer/{peer}";
 pub const IP: &str = "/ip/{container}";
 /// One address of a container.
 pub const IP_ADDR: &str = "/ip/{container}/{ip}";
+/// Who holds an address.
+pub const HOLDERS: &str = "/holders/{ip}";
 /// Wait for the ring.
 pub const PRIME: &str = "/prime";
 /// What attaching needs to know.
@@ -82,6 +85,11 @@ pub fn ip_addr(container: &ContainerId, addr: IpAddr) -> String {
         segment(container.as_str()),
         segment(&addr.to_string())
     )
+}
+
+/// The path of an address' holders.
+pub fn holders(addr: IpAddr) -> String {
+    format!("/holders/{}", segment(&addr.to_string()))
 }
 
 /// The path of a name.

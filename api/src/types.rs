@@ -189,6 +189,15 @@ pub struct Addresses {
     pub cidrs: Vec<Cidr>,
 }
 
+/// Answer to `GET /holders/{ip}`: which containers of this host hold an address.
+///
+/// At most one in the pool; outside of it nobody keeps two from holding the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    /// In ascending order.
+    pub containers: Vec<ContainerId>,
+}
+
 /// Answer to `GET /network`: what attaching a container needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

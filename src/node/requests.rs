@@ -65,6 +65,7 @@ impl Node {
                 let found = self.on_container(&container, |ipam, id| ipam.lookup(id));
                 send(reply, found.map(addresses));
             }
+            Request::Holders(addr, reply) => send(reply, self.holders(addr)),
             Request::Free(container, addr, reply) => send(reply, self.free(&container, addr)),
             Request::FreeAll(container, reply) => {
                 let freed =
@@ -220,6 +221,16 @@ impl Node {
             Waiting::Claim(cidr, reply) => send(reply, result.map(|_| api::Address { cidr })),
             Waiting::Prime(reply) => send(reply, result.map(|_| ())),
         }
+    }
+
+    fn holders(&self, addr: IpAddr) -> Result<api::Holders, Failure> {
+        let addr = convert::address(addr)?;
+        let holders = self.ipam.iter().flat_map(Allocator::holders);
+        let mut containers = Vec::new();
+        for (id, _, _) in holders.filter(|(_, held, _)| *held == addr) {
+            containers.push(ContainerId::new(id.as_str()).map_err(Failure::bad)?);
+        }
+        Ok(api::Holders { containers })
     }
 
     fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
