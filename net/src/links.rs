@@ -110,6 +110,30 @@ impl Netlink {
             .await
     }
 
+    /// Writes a note at a link, of at most 255 bytes; the kernel keeps it and does nothing with it.
+    ///
+    /// # Errors
+    /// If there is no such link, or the note is too long.
+    pub async fn set_note(&self, name: &str, note: &str) -> Result<(), NetlinkError> {
+        let attribute = LinkAttribute::IfAlias(note.to_owned());
+        let change = self.change(name).await?.append_extra_attribute(attribute);
+        self.apply(change, || format!("write a note at the link {name}"))
+            .await
+    }
+
+    /// The notes at all links whose names begin like this.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn list_notes(&self, prefix: &str) -> Result<Vec<String>, NetlinkError> {
+        let links = self.all_links().await?;
+        let links = links
+            .iter()
+            .filter(|link| name_of(link).starts_with(prefix));
+        let note = |link: &LinkMessage| attribute!(link.attributes, LinkAttribute::IfAlias(note) => note.clone());
+        Ok(links.filter_map(note).collect())
+    }
+
     /// Keeps the kernel from giving a link IPv6 addresses of its own accord. A kernel without IPv6
     /// has none to give.
     ///
@@ -385,6 +409,18 @@ mod tests {
             let there =
                 crate::netns::with_netlink(&other, async |_, there| there.exists("b").await);
             assert!(there.await.unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn notes_stay_at_their_links() {
+        testing::in_namespace(async |netlink, _| {
+            netlink.add_veth("a1", "b1").await.unwrap();
+            netlink.set_note("a1", "10.32.0.1/12").await.unwrap();
+            netlink.set_note("b1", "other").await.unwrap();
+            assert_eq!(netlink.list_notes("a").await.unwrap(), ["10.32.0.1/12"]);
+            let long = "x".repeat(256);
+            assert!(netlink.set_note("a1", &long).await.is_err());
         });
     }
 
