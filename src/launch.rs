@@ -29,6 +29,8 @@ use crate::config::{Config, Run};
 use crate::start::{self, AlreadyRunning};
 
 const PASSWORD: &str = "WEFT_PASSWORD";
+/// What of our environment is nobody else's business.
+pub(crate) const SECRETS: [&str; 2] = [PASSWORD, "NOTIFY_SOCKET"];
 const LOG: &str = "weft.log";
 /// How long the router may take to answer after it was started.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -222,7 +224,7 @@ fn open_log(dir: &Path) -> anyhow::Result<(PathBuf, File)> {
     Ok((path, log))
 }
 
-fn log_to_stderr(level: LogLevel) {
+pub(crate) fn log_to_stderr(level: LogLevel) {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warning => tracing::Level::WARN,

@@ -14,6 +14,7 @@
 //! | `http` | the API's server side |
 //! | `state` | what survives a restart |
 //! | `convert` | between the machines' types and those of the API and the state |
+//! | [`plugin`] | `weft plugin`: the socket of Docker's network plugin |
 //! | `metrics` | what Prometheus is told |
 //! | [`lab`] | several hosts on one machine |
 //!
@@ -30,6 +31,7 @@ pub mod lab;
 pub mod launch;
 mod metrics;
 mod node;
+pub mod plugin;
 mod resolver;
 pub mod start;
 mod state;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weft::{lab, launch, start};
+use weft::{lab, launch, plugin, start};
 use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, Output, exit};
 use weft_plugin::runtime;
 
@@ -27,6 +27,7 @@ enum Command {
     Client(ClientCommand),
     /// Emulate a network of several hosts on this machine
     Lab(lab::LabArgs),
+    Plugin(plugin::PluginArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Lab(args) => return lab::run(args),
         Command::Client(command) => return weft_cli::run(command, &global),
+        Command::Plugin(args) => plugin::run(&global.socket, &args).map(|()| exit::OK),
         Command::Launch(args) => launch::launch(&global, &args),
     };
     match done {

@@ -32,7 +32,7 @@ use crate::host::Host;
 use crate::node::{Names, Node, Parts, Persisted, Sources};
 use crate::resolver::{Resolver, ResolverConfig};
 use crate::state::{PoolState, State, StateError, Store};
-use crate::{http, streams};
+use crate::{http, plugin, streams};
 
 /// Inputs that may wait for the node; a sender waits when there are more.
 const MAX_INPUTS: usize = 1024;
@@ -124,6 +124,7 @@ async fn start(
     tokio::spawn(streams::accept_all(listener, inputs_in.clone()));
 
     let up = announce(&config, &inputs_in).await?;
+    start_plugin(args, socket);
     info!(name = %config.name, nickname = %config.nickname, port = config.mesh.port, "weft {} is up", config.version);
     let sources = Sources {
         inputs,
@@ -281,6 +282,19 @@ async fn announce(config: &Config, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
     // No service manager is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Ok(Up { socket, pid_file })
+}
+
+fn start_plugin(args: &LaunchArgs, socket: &Path) {
+    let host = &args.host;
+    if host.no_plugin {
+        return;
+    }
+    if plugin::docker_is_here() {
+        let (socket, plugin) = (socket.to_owned(), host.plugin_socket.clone());
+        plugin::keep_running(socket, plugin, args.log_level);
+    } else {
+        info!("no Docker on this host: its network plugin is not started; `weft plugin` does it");
+    }
 }
 
 fn port_taken(protocol: &str, port: u16) -> String {

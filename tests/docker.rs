@@ -17,5 +17,7 @@ mod bed;
 mod command;
 #[path = "docker/images.rs"]
 mod images;
+#[path = "docker/networks.rs"]
+mod networks;
 #[path = "docker/routers.rs"]
 mod routers;

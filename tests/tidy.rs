@@ -101,6 +101,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
             "anyhow",
             "bollard",
             "futures-util",
+            "getrandom",
             "serde",
             "serde_json",
             "thiserror",

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use thiserror::Error;
 use weft_plugin::{AddressSpec, ParseAddressError, ParseTargetError, Target};
 
-use crate::launch::{DEFAULT_STATE_DIR, Ifname};
+use crate::launch::{DEFAULT_PLUGIN_SOCKET, DEFAULT_STATE_DIR, Ifname};
 
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
@@ -118,6 +118,9 @@ pub struct ResetArgs {
         default_value = "weft-tap"
     )]
     pub tap: Ifname,
+    /// Socket of Docker's network plugin, as given to `weft launch`
+    #[arg(long, env = "WEFT_PLUGIN_SOCKET", value_name = "PATH", default_value = DEFAULT_PLUGIN_SOCKET)]
+    pub plugin_socket: PathBuf,
 }
 
 /// Arguments of `connect`.

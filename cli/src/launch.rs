@@ -202,6 +202,15 @@ pub struct HostArgs {
         default_value = "127.0.0.1:6782"
     )]
     pub status_addr: OrOff<SocketAddr>,
+    /// Start no network plugin for Docker
+    ///
+    /// Where there is Docker, `weft plugin` is started, which makes Docker's network `weft` and goes on
+    /// when the router stops.
+    #[arg(long, env = "WEFT_NO_PLUGIN", value_parser = FalseyValueParser::new())]
+    pub no_plugin: bool,
+    /// The plugin's socket; the file's name is what Docker calls the driver
+    #[arg(long, env = "WEFT_PLUGIN_SOCKET", value_name = "PATH", default_value = DEFAULT_PLUGIN_SOCKET)]
+    pub plugin_socket: PathBuf,
 }
 
 impl IdentityArgs {
@@ -279,6 +288,18 @@ pub enum LogLevel {
     Info,
     /// What is needed to find a fault
     Debug,
+}
+
+impl LogLevel {
+    /// As typed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
 }
 
 /// A value, or none for an empty text.
@@ -394,6 +415,8 @@ impl FromStr for Ifname {
 
 /// Where state is kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/weft";
+/// Where dockerd looks for the plugin `weft`.
+pub const DEFAULT_PLUGIN_SOCKET: &str = "/run/docker/plugins/weft.sock";
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ use weft_net::forward;
 use weft_net::masquerade::{self, MasqueradeError};
 use weft_net::{Netlink, NetlinkError};
 use weft_plugin::attach::HOST_PREFIX;
+use weft_plugin::network::remove_docker_network;
 
 use crate::args::ResetArgs;
 use crate::run::{StillRunning, until_gone};
@@ -49,8 +50,9 @@ pub(crate) enum ResetError {
 
 /// Resets, and returns what is worth a word.
 pub(crate) async fn reset(client: &Client, args: &ResetArgs) -> Result<Vec<String>, ResetError> {
-    let notes = end_router(client, args).await?;
+    let mut notes = end_router(client, args).await?;
     let lock = lock(&args.state_dir)?;
+    notes.extend(end_plugin(&args.plugin_socket).await?);
     remove_links(args).await?;
     remove_state(&args.state_dir)?;
     drop(lock);
@@ -97,6 +99,24 @@ fn lock(state_dir: &Path) -> Result<Option<File>, ResetError> {
             Err(ResetError::Locked { state_dir })
         }
         Err(TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    }
+}
+
+/// Has Docker forget its network `weft`, for which it asks the plugin, and then the plugin end: it does
+/// when its socket is gone.
+async fn end_plugin(socket: &Path) -> Result<Option<String>, ResetError> {
+    if !socket.exists() {
+        return Ok(None);
+    }
+    let removed = remove_docker_network().await;
+    let note = removed.err().map(|error| {
+        format!("Docker keeps its network weft: {error}; remove it with `docker network rm weft` after the next `weft launch`")
+    });
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(failed("delete", socket.to_owned())(error))
+        }
+        Ok(()) | Err(_) => Ok(note),
     }
 }
 
@@ -232,6 +252,7 @@ mod tests {
             state_dir: PathBuf::new(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
+            plugin_socket: PathBuf::new(),
         };
         let test = async {
             let links = Netlink::new().unwrap();
@@ -259,6 +280,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_socket_that_nobody_serves_goes() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let socket = dir.path().join("weft.sock");
+        assert_eq!(end_plugin(&socket).await.unwrap(), None);
+        files(dir.path(), &["weft.sock"]);
+        end_plugin(&socket).await.unwrap();
+        assert!(!socket.exists());
+    }
+
+    #[tokio::test]
     async fn without_a_router_only_force_gives_addresses_up() {
         let dir = tempfile::TempDir::new().unwrap();
         let client = Client::new(dir.path().join("weft.sock"));
@@ -267,6 +298,7 @@ mod tests {
             state_dir: dir.path().to_owned(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
+            plugin_socket: PathBuf::new(),
         };
         assert!(end_router(&client, &args).await.unwrap().is_empty());
         files(dir.path(), &["state.json"]);

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, NetworkCreateRequest};
 use thiserror::Error;
 use weft_api::{ContainerId, ContainerIdError};
 
@@ -129,6 +129,36 @@ impl Docker {
         let id = |summary: ContainerSummary| summary.id;
         let ids = all.into_iter().filter_map(id);
         ids.map(|id| Ok(ContainerId::new(id)?)).collect()
+    }
+
+    /// Which driver a network of this name has; none if there is no such network.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn driver_of_network(&self, name: &str) -> Result<Option<String>, DockerError> {
+        match self.api.inspect_network(name, None).await {
+            Ok(found) => Ok(Some(found.driver.unwrap_or_default())),
+            Err(source) if is_not_found(&source) => Ok(None),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    /// Removes a network that no container is on.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or a container is on it.
+    pub async fn remove_network(&self, name: &str) -> Result<(), DockerError> {
+        let removed = self.api.remove_network(name).await;
+        removed.map_err(|source| self.failed(source))
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or its driver refuses.
+    pub async fn create_network(&self, network: NetworkCreateRequest) -> Result<(), DockerError> {
+        let created = self.api.create_network(network).await;
+        created.map(drop).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: BollardError) -> DockerError {

@@ -18,6 +18,7 @@ pub mod expose;
 pub mod find;
 pub mod list;
 pub mod names;
+pub mod network;
 mod obtain;
 pub mod runtime;
 pub mod target;

@@ -16,7 +16,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use weft_api::types::{
-    AddName, Address, Addresses, Allocate, Claim, Expose, Hide, Network, RemoveNames, RemovedNames,
+    AddName, Address, Addresses, Allocate, Claim, Expose, Hide, Holders, Network, RemoveNames,
+    RemovedNames,
 };
 use weft_api::{Cidr, Client, ContainerId, routes};
 use weft_net::Netlink;
@@ -75,6 +76,7 @@ impl FakeRouter {
             .route(routes::STATUS, get(status))
             .route(routes::IP, ip)
             .route(routes::IP_ADDR, any(free))
+            .route(routes::HOLDERS, get(holders))
             .route(routes::NAME, name)
             .route(routes::EXPOSE, axum::routing::post(expose).delete(hide))
             .with_state(Arc::clone(&books));
@@ -252,6 +254,11 @@ async fn claim(
     if books.refuse_claims {
         return refused(StatusCode::CONFLICT, "host2 owns it");
     }
+    let others = books.held.iter().filter(|(holder, _)| **holder != id);
+    let holds = |cidrs: &Vec<Cidr>| cidrs.iter().any(|held| held.addr() == cidr.addr());
+    if others.into_iter().any(|(_, cidrs)| holds(cidrs)) {
+        return refused(StatusCode::CONFLICT, "another container has it");
+    }
     let held = books.held.entry(id).or_default();
     if !held.contains(&cidr) {
         held.push(cidr);
@@ -276,6 +283,14 @@ async fn free(
 async fn free_all(State(books): State<Shared>, Path(id): Path<ContainerId>) -> Json<Addresses> {
     let cidrs = books.lock().unwrap().held.remove(&id).unwrap_or_default();
     Json(Addresses { cidrs })
+}
+
+async fn holders(State(books): State<Shared>, Path(addr): Path<IpAddr>) -> Json<Holders> {
+    let books = books.lock().unwrap();
+    let holds = |cidrs: &Vec<Cidr>| cidrs.iter().any(|cidr| cidr.addr() == addr);
+    let held = books.held.iter().filter(|(_, cidrs)| holds(cidrs));
+    let containers = held.map(|(id, _)| id.clone()).collect();
+    Json(Holders { containers })
 }
 
 async fn add_name(State(books): State<Shared>, Json(name): Json<AddName>) -> Response {

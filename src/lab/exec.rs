@@ -85,6 +85,8 @@ fn run_here(words: &[OsString]) -> Result<ExitCode> {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_this_machine(name)) {
         command.env_remove(name);
     }
+    // The Docker of this machine, if there is one, is not the emulated host's.
+    command.env("WEFT_NO_PLUGIN", "true");
     with_open_signals(&mut command);
     let signals = Signals::hold().context("cannot hold back signals")?;
     let child = match command.spawn() {

@@ -1,0 +1,141 @@
+//! The Docker network plugin: `docker run --net weft`, `docker network create -d weft`.
+//!
+//! dockerd calls us over a unix socket, by the protocol in [`protocol`]; whoever serves the socket hands each
+//! call to [`Plugin::answer`]. Addresses and names are the router's, which is asked over its API;
+//! interfaces are made here, in the host's namespace, and dockerd moves them into the container.
+//!
+//! ```text
+//!   network create   RequestPool, RequestAddress (gateway, aux addresses), CreateNetwork
+//!   run, connect     RequestAddress, CreateEndpoint, Join
+//!   stop, disconnect Leave, DeleteEndpoint, ReleaseAddress
+//!   network rm       ReleaseAddress..., ReleasePool, DeleteNetwork
+//! ```
+//! dockerd waits for each answer as long as it takes, and a container whose call hangs can never be
+//! removed. So every call has an answer within [`PATIENCE`], an error with its reason if need be. Calls
+//! come again after crashes of either side, or in an order nobody meant, so each brings about a state,
+//! whatever was before; what the plugin must know of a pool or an endpoint stands in the ids.
+//!
+//! Nothing here may ask Docker about the container a call is for: it would wait for itself.
+
+mod call;
+mod driver;
+mod ipam;
+mod link;
+mod pool;
+mod protocol;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use weft_api::{CallError, Client};
+use weft_net::NetlinkError;
+
+use pool::{Pool, PoolError};
+pub use upkeep::{
+    DOCKER_NETWORK, RemoveError, free_leftovers, make_docker_network, remove_docker_network,
+};
+
+/// How long dockerd waits for an answer at most.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// What this driver is called, in `docker network create -d weft`: the name of its socket.
+pub const DRIVER: &str = "weft";
+/// What the ids begin with under which the router keeps addresses of Docker's networks.
+pub const HOLDER_PREFIX: &str = "docker:";
+/// The same for addresses that are set aside in a network and no container's.
+pub const RESERVED_PREFIX: &str = "docker-reserved:";
+
+/// The plugin. It remembers nothing that a crash could not take.
+#[derive(Debug)]
+pub struct Plugin {
+    router: Client,
+    patience: Duration,
+    /// Pools of networks that are being made: since when. An address that is asked for there is no
+    /// container's.
+    fresh: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// An answer to dockerd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status. Errors have 200 too: only then dockerd shows their text without ornament.
+    pub status: u16,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// Why a call was refused. dockerd shows it to whoever typed the command.
+#[derive(Debug, Error)]
+pub(crate) enum PluginError {
+    #[error("weft: the request cannot be read: {0}")]
+    Request(#[from] serde_json::Error),
+    #[error("weft: {call} took longer than {limit:?}: see `weft status` and the router's log")]
+    Slow { call: String, limit: Duration },
+    #[error(
+        "weft: there was no address in {range} within {limit:?}: `weft status ipam` says what is waited for"
+    )]
+    NoAddress { range: String, limit: Duration },
+    #[error("weft: {0}{hint}", hint = hint(.0))]
+    Router(#[from] CallError),
+    #[error("weft: {0}")]
+    Pool(#[from] PoolError),
+    #[error("weft: {0:?} is not an address")]
+    Address(String),
+    #[error("weft: {addr} is not in the network's subnet {}", .pool.subnet)]
+    Elsewhere {
+        addr: std::net::IpAddr,
+        pool: Box<Pool>,
+    },
+    #[error(
+        "weft: address giving is switched off (--ipalloc-range): name the subnet with --subnet and each address with --ip"
+    )]
+    NoPool,
+    #[error("weft: name an IPv6 subnet with --subnet, such as fd57:1::/64")]
+    NoDefault6,
+    #[error(
+        "weft: {0} has too few addresses to draw from at random, which is how IPv6 addresses are found: choose a prefix of /80 or shorter"
+    )]
+    Narrow(weft_api::Cidr),
+    #[error(
+        "weft: Docker's own IPAM would give the same addresses on every host: add `--ipam-driver weft`"
+    )]
+    ForeignIpam,
+    #[error("weft: networks with a subnet of their own are not there yet: leave --subnet out")]
+    OwnSubnet,
+    #[error("weft: {0}")]
+    Link(#[from] NetlinkError),
+    #[error("weft: there is no bridge {0}: is the router running? start it with `weft launch`")]
+    NoBridge(String),
+    #[error("weft: there is no interface for the endpoint {0}: start the container again")]
+    NoEndpoint(String),
+    #[error("weft: {0:?} cannot be the id of an endpoint")]
+    Endpoint(String),
+    #[error("weft: the system gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+fn hint(error: &CallError) -> String {
+    error
+        .hint()
+        .map_or_else(String::new, |hint| format!(" ({hint})"))
+}
+
+impl Plugin {
+    /// A plugin for the router behind this client.
+    pub fn new(router: Client) -> Self {
+        Self::with_patience(router, PATIENCE)
+    }
+
+    fn with_patience(router: Client, patience: Duration) -> Self {
+        Self {
+            router,
+            patience,
+            fresh: Mutex::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! Calls as dockerd was seen to make them, in the order it makes them, again, and in other orders.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+use weft_api::ContainerId;
+use weft_net::Netlink;
+
+use super::upkeep::look;
+use super::*;
+use crate::testing::{FakeRouter, cidr, on_a_host};
+
+const NETWORK: &str = "e4cd3d1a4c3be4cd3d1a4c3be4cd3d1a4c3be4cd3d1a4c3be4cd3d1a4c3be4cd";
+const ENDPOINT: &str = "cb91aa3708f1cb91aa3708f1cb91aa3708f1cb91aa3708f1cb91aa3708f1cb91";
+
+/// dockerd, as far as a plugin knows it.
+struct Dockerd(Plugin);
+
+impl Dockerd {
+    fn of(router: &FakeRouter) -> Self {
+        Self(Plugin::new(router.client.clone()))
+    }
+
+    async fn call(&self, call: &str, body: Value) -> Value {
+        let (path, body) = (format!("/{call}"), body.to_string());
+        let answer = self.0.answer(&path, body.as_bytes()).await;
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// A call that must succeed.
+    async fn ok(&self, call: &str, body: Value) -> Value {
+        let answer = self.call(call, body).await;
+        assert!(answer.get("Err").is_none(), "{call}: {answer}");
+        answer
+    }
+
+    /// Why a call is refused, which stands where drivers of either kind have it.
+    async fn refused(&self, call: &str, body: Value) -> String {
+        let answer = self.call(call, body).await;
+        assert_eq!(answer["Err"], answer["Error"], "{call}: {answer}");
+        answer["Err"].as_str().unwrap().to_owned()
+    }
+
+    /// The id of a pool.
+    async fn pool(&self, pool: &str, range: &str) -> String {
+        let body = json!({ "AddressSpace": "weftlocal", "Pool": pool, "SubPool": range,
+            "Options": {}, "V6": pool.contains(':') });
+        let answer = self.ok("IpamDriver.RequestPool", body).await;
+        answer["PoolID"].as_str().unwrap().to_owned()
+    }
+
+    async fn address(&self, pool: &str, address: &str) -> String {
+        let body = json!({ "PoolID": pool, "Address": address, "Options": null });
+        let answer = self.ok("IpamDriver.RequestAddress", body).await;
+        answer["Address"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes a network as `docker network create -d weft --ipam-driver weft` does; its pool's id.
+    async fn network(&self) -> String {
+        let pool = self.pool("", "").await;
+        self.ok("IpamDriver.RequestAddress", gateway(&pool, ""))
+            .await;
+        self.ok("NetworkDriver.CreateNetwork", network()).await;
+        pool
+    }
+
+    async fn endpoint(&self, address: &str) -> Value {
+        let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
+        let body = json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Interface": interface,
+            "Options": { "com.docker.network.portmap": [] } });
+        self.ok("NetworkDriver.CreateEndpoint", body).await
+    }
+}
+
+fn gateway(pool: &str, address: &str) -> Value {
+    json!({ "PoolID": pool, "Address": address,
+        "Options": { "RequestAddressType": "com.docker.network.gateway" } })
+}
+
+fn network() -> Value {
+    let data =
+        json!({ "AddressSpace": "weftlocal", "Gateway": "10.32.0.0/16", "Pool": "10.32.0.0/16" });
+    json!({ "NetworkID": NETWORK, "IPv4Data": [data], "IPv6Data": [], "Options": {
+        "com.docker.network.enable_ipv6": false, "com.docker.network.generic": {} } })
+}
+
+fn join() -> Value {
+    json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT,
+        "SandboxKey": "/var/run/docker/netns/cefaecdd5e1a", "Options": {} })
+}
+
+fn released(pool: &str, address: &str) -> Value {
+    json!({ "PoolID": pool, "Address": address })
+}
+
+/// The links a container's interface is made of.
+async fn ends() -> Vec<String> {
+    Netlink::new().unwrap().list_links("weftp").await.unwrap()
+}
+
+#[tokio::test]
+async fn dockerd_is_told_what_the_plugin_is() {
+    let dockerd = Dockerd::of(&FakeRouter::start());
+    for (call, field) in [
+        ("Plugin.Activate", "Implements"),
+        ("NetworkDriver.GetCapabilities", "Scope"),
+        ("IpamDriver.GetCapabilities", "RequiresRequestReplay"),
+        (
+            "IpamDriver.GetDefaultAddressSpaces",
+            "LocalDefaultAddressSpace",
+        ),
+    ] {
+        // These come without a body.
+        let answer = dockerd.0.answer(&format!("/{call}"), b"").await;
+        let value: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(
+            answer.status == 200 && value.get(field).is_some(),
+            "{call}: {value}"
+        );
+    }
+    let unknown = dockerd.0.answer("/NetworkDriver.Dance", b"{}").await;
+    assert_eq!(unknown.status, 404);
+}
+
+#[test]
+fn a_container_gets_an_interface_an_address_and_the_way_to_names() {
+    on_a_host(|| async {
+        let router = FakeRouter::start();
+        let dockerd = Dockerd::of(&router);
+        let pool = dockerd.network().await;
+        assert_eq!(router.held(), [], "making a network asks for no address");
+
+        let address = dockerd.address(&pool, "").await;
+        assert_eq!(router.held(), [cidr(&address)]);
+        let made = dockerd.endpoint(&address).await;
+        assert_eq!(made["Interface"]["MacAddress"], "02:57:0a:20:00:01");
+        let joined = dockerd.ok("NetworkDriver.Join", join()).await;
+        assert_eq!(
+            joined["InterfaceName"],
+            json!({ "SrcName": "weftpgcb91aa370", "DstPrefix": "ethwe" })
+        );
+        assert_eq!(
+            joined["StaticRoutes"][1],
+            json!({
+            "Destination": "169.254.67.83/32", "RouteType": 1, "NextHop": "" })
+        );
+        assert_eq!(joined.get("Gateway"), None, "the gateway is Docker's own");
+        assert_eq!(ends().await, ["weftpgcb91aa370", "weftplcb91aa370"]);
+
+        dockerd.ok("NetworkDriver.Leave", join()).await;
+        dockerd.ok("NetworkDriver.DeleteEndpoint", join()).await;
+        dockerd
+            .ok("IpamDriver.ReleaseAddress", released(&pool, "10.32.0.1"))
+            .await;
+        assert_eq!((router.held(), ends().await), (vec![], vec![]));
+        dockerd
+            .ok("IpamDriver.ReleaseAddress", released(&pool, "10.32.0.0"))
+            .await;
+        dockerd
+            .ok("IpamDriver.ReleasePool", json!({ "PoolID": pool }))
+            .await;
+        dockerd
+            .ok(
+                "NetworkDriver.DeleteNetwork",
+                json!({ "NetworkID": NETWORK }),
+            )
+            .await;
+    });
+}
+
+#[test]
+fn calls_may_come_twice_and_to_a_plugin_that_was_started_anew() {
+    on_a_host(|| async {
+        let router = FakeRouter::start();
+        let pool = Dockerd::of(&router).network().await;
+        let address = Dockerd::of(&router).address(&pool, "").await;
+        for _ in 0..2 {
+            let dockerd = Dockerd::of(&router);
+            dockerd.ok("NetworkDriver.CreateNetwork", network()).await;
+            dockerd.endpoint(&address).await;
+            dockerd.ok("NetworkDriver.Join", join()).await;
+            assert_eq!(ends().await.len(), 2);
+        }
+        for _ in 0..2 {
+            // After a crash dockerd gives back what it remembers; there need not be a Leave.
+            let dockerd = Dockerd::of(&router);
+            dockerd.ok("NetworkDriver.DeleteEndpoint", join()).await;
+            dockerd.ok("NetworkDriver.Leave", join()).await;
+            dockerd
+                .ok("IpamDriver.ReleaseAddress", released(&pool, "10.32.0.1"))
+                .await;
+            dockerd
+                .ok(
+                    "NetworkDriver.DeleteNetwork",
+                    json!({ "NetworkID": NETWORK }),
+                )
+                .await;
+            assert_eq!((router.held(), ends().await), (vec![], vec![]));
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_put_right_is_refused_with_its_reason() {
+    on_a_host(|| async {
+        let router = FakeRouter::start();
+        let dockerd = Dockerd::of(&router);
+        let said = dockerd.refused("NetworkDriver.Join", join()).await;
+        assert!(
+            said.contains("there is no interface for the endpoint"),
+            "{said}"
+        );
+        router.books().network.bridge = "other".to_owned();
+        let endpoint = json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Interface": null });
+        let said = dockerd
+            .refused("NetworkDriver.CreateEndpoint", endpoint)
+            .await;
+        assert!(said.contains("no bridge other"), "{said}");
+        for id in ["", "../../etc", "a b"] {
+            let body = json!({ "NetworkID": NETWORK, "EndpointID": id });
+            let said = dockerd.refused("NetworkDriver.Join", body).await;
+            assert!(said.contains("cannot be the id of an endpoint"), "{said}");
+        }
+        assert_eq!(ends().await, [""; 0]);
+    });
+}
+
+#[tokio::test]
+async fn an_address_that_was_chosen_is_had_once() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    let pool = dockerd.network().await;
+    assert_eq!(dockerd.address(&pool, "10.32.7.7").await, "10.32.7.7/16");
+    let again = released(&pool, "10.32.7.7");
+    let said = dockerd
+        .refused("IpamDriver.RequestAddress", again.clone())
+        .await;
+    assert_eq!(said, "weft: another container has it");
+    dockerd.ok("IpamDriver.ReleaseAddress", again).await;
+    assert_eq!(dockerd.address(&pool, "10.32.7.7").await, "10.32.7.7/16");
+    let outside = released(&pool, "10.33.0.1");
+    let said = dockerd.refused("IpamDriver.RequestAddress", outside).await;
+    assert_eq!(
+        said,
+        "weft: 10.33.0.1 is not in the network's subnet 10.32.0.0/16"
+    );
+}
+
+#[tokio::test]
+async fn addresses_set_aside_on_one_host_may_be_set_aside_on_the_next() {
+    let router = FakeRouter::start();
+    let (one, other) = (Dockerd::of(&router), Dockerd::of(&router));
+    for dockerd in [&one, &other] {
+        let pool = dockerd.pool("10.32.0.0/16", "10.32.4.0/24").await;
+        let chosen = gateway(&pool, "10.32.255.254");
+        dockerd.ok("IpamDriver.RequestAddress", chosen).await;
+        assert_eq!(dockerd.address(&pool, "10.32.9.9").await, "10.32.9.9/16");
+        dockerd.ok("NetworkDriver.CreateNetwork", network()).await;
+        // From here on it would be a container's.
+        let said = dockerd.refused("IpamDriver.RequestAddress", released(&pool, "10.32.9.9"));
+        assert_eq!(said.await, "weft: another container has it");
+        assert!(dockerd.address(&pool, "").await.starts_with("10.32.4."));
+    }
+}
+
+#[tokio::test]
+async fn ipv6_addresses_are_drawn_from_the_range_and_never_held() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    let pool = dockerd.pool("fd57:1::/64", "fd57:1::8000:0:0:0/66").await;
+    let range = cidr("fd57:1::8000:0:0:0/66");
+    let drawn: BTreeSet<IpAddr> = [
+        dockerd.address(&pool, "").await,
+        dockerd.address(&pool, "").await,
+    ]
+    .iter()
+    .map(|text| cidr(text).addr())
+    .collect();
+    assert!(
+        drawn.len() == 2 && drawn.iter().all(|a| range.contains(*a)),
+        "{drawn:?}"
+    );
+    let first = dockerd
+        .ok("IpamDriver.RequestAddress", gateway(&pool, ""))
+        .await;
+    assert_eq!(first["Address"], "fd57:1::/64");
+    assert_eq!(dockerd.address(&pool, "fd57:1::7").await, "fd57:1::7/64");
+    dockerd
+        .ok("IpamDriver.ReleaseAddress", released(&pool, "fd57:1::7"))
+        .await;
+    let narrow = json!({ "AddressSpace": "weftlocal", "Pool": "fd57:1::/96", "V6": true });
+    let said = dockerd.refused("IpamDriver.RequestPool", narrow).await;
+    assert!(said.contains("/80 or shorter"), "{said}");
+    assert_eq!(router.held(), []);
+}
+
+#[tokio::test]
+async fn a_network_with_dockers_own_addresses_is_refused() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    let data = json!({ "AddressSpace": "LocalDefault", "Pool": "172.19.0.0/16" });
+    let body = json!({ "NetworkID": NETWORK, "IPv4Data": [data] });
+    let said = dockerd.refused("NetworkDriver.CreateNetwork", body).await;
+    assert!(said.contains("--ipam-driver weft"), "{said}");
+}
+
+#[tokio::test]
+async fn without_a_router_the_reason_is_said_and_what_needs_none_is_done() {
+    let folder = TempDir::new().unwrap();
+    let client = Client::new(folder.path().join("weft.sock"));
+    let dockerd = Dockerd(Plugin::new(client));
+    let pool = dockerd.pool("10.32.0.0/16", "").await;
+    dockerd
+        .ok("IpamDriver.RequestAddress", gateway(&pool, ""))
+        .await;
+    let said = dockerd
+        .refused("IpamDriver.RequestAddress", released(&pool, ""))
+        .await;
+    assert!(said.contains("start it with `weft launch`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_router_that_hangs_never_hangs_dockerd() {
+    let folder = TempDir::new().unwrap();
+    let socket = folder.path().join("weft.sock");
+    let _mute = UnixListener::bind(&socket).unwrap();
+    let patience = Duration::from_millis(400);
+    let dockerd = Dockerd(Plugin::with_patience(Client::new(socket), patience));
+    let pool = "weftlocal-10.32.0.0/16-10.32.0.0/16-00000001";
+    for (call, body, why) in [
+        (
+            "IpamDriver.RequestPool",
+            json!({ "AddressSpace": "weftlocal" }),
+            "took longer",
+        ),
+        (
+            "IpamDriver.RequestAddress",
+            released(pool, ""),
+            "weft status ipam",
+        ),
+        (
+            "IpamDriver.RequestAddress",
+            released(pool, "10.32.0.9"),
+            "took longer",
+        ),
+        (
+            "IpamDriver.ReleaseAddress",
+            released(pool, "10.32.0.9"),
+            "took longer",
+        ),
+        ("NetworkDriver.CreateNetwork", network(), "took longer"),
+        ("NetworkDriver.CreateEndpoint", join(), "took longer"),
+    ] {
+        let said = timeout(Duration::from_secs(3), dockerd.refused(call, body)).await;
+        let said = said.unwrap_or_else(|_| panic!("{call} hangs"));
+        assert!(said.contains(why), "{call}: {said}");
+    }
+}
+
+#[test]
+fn an_address_without_an_interface_is_freed_at_the_second_look() {
+    on_a_host(|| async {
+        let router = FakeRouter::start();
+        let dockerd = Dockerd::of(&router);
+        let pool = dockerd.network().await;
+        let used = dockerd.address(&pool, "").await;
+        dockerd.endpoint(&used).await;
+        let chosen = gateway(&pool, "10.32.255.254");
+        dockerd.ok("IpamDriver.RequestAddress", chosen).await;
+        let other = ContainerId::new("pid-7-7").unwrap();
+        router
+            .client
+            .claim(&other, cidr("10.32.8.8/16"))
+            .await
+            .unwrap();
+
+        let client = &router.client;
+        let none = BTreeSet::new();
+        assert_eq!(look(client, &none).await.unwrap(), none);
+        let left = dockerd.address(&pool, "").await;
+        let suspects = look(client, &none).await.unwrap();
+        assert_eq!((suspects.len(), router.held().len()), (1, 4));
+        assert_eq!(look(client, &suspects).await.unwrap(), none);
+        assert_eq!(router.held().len(), 3);
+        assert!(!router.held().contains(&cidr(&left)));
+        assert!(router.held().contains(&cidr(&used)));
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_body_panics(call in 0_usize..6, body in "[{}\\[\\]\":,a-zA-Z0-9]{0,60}") {
+        let calls = ["IpamDriver.RequestPool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress",
+            "NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join"];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let plugin = Plugin::new(Client::new("/nonexistent/weft.sock"));
+        let answer = runtime.block_on(plugin.answer(calls[call], body.as_bytes()));
+        prop_assert_eq!(answer.status, 200);
+        prop_assert!(serde_json::from_slice::<Value>(&answer.body).is_ok());
+    }
+}
