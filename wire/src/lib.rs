@@ -19,6 +19,7 @@ mod mac;
 pub mod message;
 pub mod packet;
 mod peer;
+pub mod resolution;
 
 pub use error::Malformed;
 pub use frame::{Frame, Network};
