@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+pub mod bindings;
 #[cfg(test)]
 mod clock;
 mod config;

@@ -14,8 +14,17 @@
 //! A view shares its map with the table until the table changes, so taking one costs nothing, and a
 //! change after that one copy of the map.
 //!
-//! Invariants: at most [`MAX_MACS`] entries, [`MAX_MACS_PER_LOCATION`] of them in one place; no group
-//! addresses; the table and its newest view have the same entries in the same places.
+//! Besides being seen, a MAC may be *claimed* for a place, by whoever attached the container it belongs
+//! to ([`Kind::Registered`]), or by a peer that saw it at home ([`Kind::Learned`]). Where it is then:
+//!
+//! * where it was registered, whatever is seen elsewhere; if in several places, the last of these that
+//!   registered it or sent from it;
+//! * else where it was seen last;
+//! * else where somebody says to have learned it.
+//!
+//! Invariants: at most [`MAX_MACS`] entries, of which in one place [`MAX_MACS_PER_LOCATION`] were only
+//! seen, and [`MAX_CLAIMS_PER_LOCATION`] are claimed for it; no group addresses; a claimed MAC has an
+//! entry; the table and its newest view have the same entries in the same places.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -44,7 +53,16 @@ impl Location {
     }
 }
 
-/// What the table made of a MAC that was seen.
+/// How somebody knows that a MAC is in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// It was seen to send from there.
+    Learned,
+    /// A container with it was attached there.
+    Registered,
+}
+
+/// What the table made of a MAC that was seen, or claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Learned {
     /// It is where it was.
@@ -55,6 +73,11 @@ pub enum Learned {
     Moved {
         /// Where it was.
         from: Location,
+    },
+    /// It stays where it is: that counts more.
+    Kept {
+        /// Where it is.
+        at: Location,
     },
     /// The table, or what it takes for one place, is full; frames for this MAC are flooded.
     Full,
@@ -71,9 +94,14 @@ pub struct MacEntry {
     pub mac: MacAddr,
     /// Where it is.
     pub location: Location,
-    /// When it was last seen to send; see the module about how exact this is.
+    /// Whether it was registered there.
+    pub registered: bool,
+    /// When it was last seen to send, or claimed; see the module about how exact this is.
     pub last_seen: Instant,
 }
+
+/// A MAC is elsewhere now, or nowhere.
+pub type Placed = (Network, MacAddr, Option<Location>);
 
 type Key = (Network, MacAddr);
 
@@ -85,6 +113,9 @@ type Places = HashMap<Key, Place, RandomState>;
 pub struct MacTable {
     last_seen: BTreeMap<Key, Instant>,
     places: Arc<Places>,
+    claims: BTreeMap<Key, BTreeMap<Location, Kind>>,
+    claimed: BTreeMap<Location, usize>,
+    /// Entries in a place that are not claimed for it.
     count: BTreeMap<Location, usize>,
     refused: u64,
 }
@@ -93,6 +124,8 @@ pub struct MacTable {
 #[derive(Debug, Clone)]
 struct Place {
     location: Location,
+    /// It was registered here and nowhere else, so what is seen elsewhere is no news.
+    settled: bool,
     /// Set by whoever sees the MAC here, cleared by the table.
     seen: Arc<AtomicBool>,
 }
@@ -120,17 +153,80 @@ impl MacTable {
             self.last_seen.insert(key, now);
             return Learned::Known;
         }
-        let crowded = self.count_at(location) >= MAX_MACS_PER_LOCATION;
+        let claim = self.claim_of(key, location);
+        if let Some(at) = before
+            && claim != Some(Kind::Registered)
+            && self.registered_at(key).next().is_some()
+        {
+            return Learned::Kept { at };
+        }
+        let crowded = claim.is_none() && self.count_at(location) >= MAX_MACS_PER_LOCATION;
         if crowded || before.is_none() && self.len() >= MAX_MACS {
             self.refused += 1;
             return Learned::Full;
         }
-        self.remove(key);
-        self.last_seen.insert(key, now);
-        *self.count.entry(location).or_default() += 1;
-        let seen = Arc::default();
-        Arc::make_mut(&mut self.places).insert(key, Place { location, seen });
+        self.place(key, location, now);
         before.map_or(Learned::New, |from| Learned::Moved { from })
+    }
+
+    /// Notes that somebody says where `mac` is, in place of what was said of it and this `location`
+    /// before. It stays said until [`Self::withdraw`].
+    pub fn claim(
+        &mut self,
+        network: Network,
+        mac: MacAddr,
+        location: Location,
+        kind: Kind,
+        now: Instant,
+    ) -> Learned {
+        if mac.is_multicast() {
+            return Learned::Group;
+        }
+        let key = (network, mac);
+        let before = self.lookup(network, mac);
+        let known = self.claim_of(key, location);
+        let crowded = known.is_none() && self.claimed_at(location) >= MAX_CLAIMS_PER_LOCATION;
+        if crowded || before.is_none() && self.len() >= MAX_MACS {
+            self.refused += 1;
+            return Learned::Full;
+        }
+        // The entry is counted by whether its place is claimed, so it is put back after that changed.
+        let last_seen = self.last_seen.get(&key).copied().unwrap_or(now);
+        self.unplace(key);
+        self.claims.entry(key).or_default().insert(location, kind);
+        if known.is_none() {
+            *self.claimed.entry(location).or_default() += 1;
+        }
+        let moves = kind == Kind::Registered && known != Some(kind);
+        let at = self.choose(key, if moves { Some(location) } else { before });
+        self.place(key, at.unwrap_or(location), last_seen);
+        match (before, at) {
+            (None, _) => Learned::New,
+            (Some(from), Some(at)) if from != at => Learned::Moved { from },
+            (Some(at), _) if at != location => Learned::Kept { at },
+            (Some(_), _) => Learned::Known,
+        }
+    }
+
+    /// Notes that nobody says any more that `mac` is at `location`. Tells where it is after that if
+    /// it was there.
+    pub fn withdraw(
+        &mut self,
+        network: Network,
+        mac: MacAddr,
+        location: Location,
+    ) -> Option<Placed> {
+        let key = (network, mac);
+        self.claim_of(key, location)?;
+        let was = self.places.get(&key)?.location;
+        let last_seen = self.unplace(key)?;
+        self.unclaim(key, location);
+        let stays = Some(was).filter(|was| *was != location);
+        let at = self.choose(key, stays);
+        if let Some(at) = at {
+            self.place(key, at, last_seen);
+        }
+        (at != Some(was)).then_some((network, mac, at))
     }
 
     /// Where `mac` is, as far as is known.
@@ -138,37 +234,53 @@ impl MacTable {
         Some(self.places.get(&(network, mac))?.location)
     }
 
-    /// Removes all MACs of `peer`; returns them in order.
-    pub fn remove_peer(&mut self, peer: PeerName) -> Vec<(Network, MacAddr)> {
-        let gone = self.keys_of(|place, _| place.location == Location::Peer(peer));
-        for key in &gone {
-            self.remove(*key);
+    /// Removes all MACs of `peer`, and all it said; returns, in order, where they are after that.
+    pub fn remove_peer(&mut self, peer: PeerName) -> Vec<Placed> {
+        let gone = Location::Peer(peer);
+        let said = self.claims.iter();
+        let said = said.filter(|(_, claims)| claims.contains_key(&gone));
+        let said: Vec<Key> = said.map(|(key, _)| *key).collect();
+        let mut placed: BTreeMap<Key, Option<Location>> = said
+            .into_iter()
+            .filter_map(|(network, mac)| self.withdraw(network, mac, gone))
+            .map(|(network, mac, at)| ((network, mac), at))
+            .collect();
+        for key in self.keys_of(|_, place, _| place.location == gone) {
+            placed.insert(key, self.leave(key));
         }
-        gone
+        let placed = placed.into_iter();
+        placed
+            .map(|((network, mac), at)| (network, mac, at))
+            .collect()
     }
 
     /// Collects what the views have seen since the last call, and removes what nobody has seen for
-    /// [`MAX_AGE`]; returns that in order.
-    pub fn age_out(&mut self, now: Instant) -> Vec<(Network, MacAddr, Location)> {
+    /// [`MAX_AGE`] nor claims; returns that in order.
+    pub fn age_out(&mut self, now: Instant) -> Vec<Placed> {
         for (key, last_seen) in &mut self.last_seen {
             let place = self.places.get(key);
             if place.is_some_and(|place| place.seen.swap(false, Ordering::Relaxed)) {
                 *last_seen = now;
             }
         }
-        let old = self.keys_of(|_, seen| now.saturating_duration_since(seen) >= MAX_AGE);
+        let old = self.keys_of(|key, place, seen| {
+            now.saturating_duration_since(seen) >= MAX_AGE
+                && self.claim_of(key, place.location).is_none()
+        });
         old.into_iter()
-            .filter_map(|key| Some((key.0, key.1, self.remove(key)?)))
+            .map(|key| (key.0, key.1, self.leave(key)))
             .collect()
     }
 
     /// All entries, by network and MAC.
     pub fn iter(&self) -> impl Iterator<Item = MacEntry> + '_ {
         self.last_seen.iter().filter_map(|(key, last_seen)| {
+            let location = self.places.get(key)?.location;
             Some(MacEntry {
                 network: key.0,
                 mac: key.1,
-                location: self.places.get(key)?.location,
+                location,
+                registered: self.claim_of(*key, location) == Some(Kind::Registered),
                 last_seen: *last_seen,
             })
         })
@@ -200,24 +312,85 @@ impl MacTable {
         self.count.get(&location).copied().unwrap_or(0)
     }
 
-    fn keys_of(&self, wanted: impl Fn(&Place, Instant) -> bool) -> Vec<Key> {
+    fn claimed_at(&self, location: Location) -> usize {
+        self.claimed.get(&location).copied().unwrap_or(0)
+    }
+
+    fn claim_of(&self, key: Key, location: Location) -> Option<Kind> {
+        self.claims.get(&key)?.get(&location).copied()
+    }
+
+    fn registered_at(&self, key: Key) -> impl Iterator<Item = Location> {
+        let claims = self.claims.get(&key).into_iter().flatten();
+        let registered = claims.filter(|(_, kind)| **kind == Kind::Registered);
+        registered.map(|(location, _)| *location)
+    }
+
+    /// Where a MAC is by what is claimed, if nothing counts more than that it was, or is said to be,
+    /// at `hint`.
+    fn choose(&self, key: Key, hint: Option<Location>) -> Option<Location> {
+        let mut registered = self.registered_at(key).peekable();
+        if let Some(first) = registered.peek().copied() {
+            return hint
+                .filter(|hint| registered.any(|at| at == *hint))
+                .or(Some(first));
+        }
+        let claimed = || self.claims.get(&key)?.keys().next().copied();
+        hint.or_else(claimed)
+    }
+
+    fn keys_of(&self, wanted: impl Fn(Key, &Place, Instant) -> bool) -> Vec<Key> {
         let entries = self.last_seen.iter().filter(|(key, last_seen)| {
             let place = self.places.get(key);
-            place.is_some_and(|place| wanted(place, **last_seen))
+            place.is_some_and(|place| wanted(**key, place, **last_seen))
         });
         entries.map(|(key, _)| *key).collect()
     }
 
-    fn remove(&mut self, key: Key) -> Option<Location> {
-        self.last_seen.remove(&key)?;
-        let location = Arc::make_mut(&mut self.places).remove(&key)?.location;
-        if let Some(count) = self.count.get_mut(&location) {
-            *count -= 1;
-            if *count == 0 {
-                self.count.remove(&location);
-            }
+    /// Takes a MAC from where it was only seen; it goes where it is said to be, if anywhere.
+    fn leave(&mut self, key: Key) -> Option<Location> {
+        let last_seen = self.unplace(key)?;
+        let at = self.choose(key, None)?;
+        self.place(key, at, last_seen);
+        Some(at)
+    }
+
+    /// Puts a MAC in a place, wherever it was before.
+    fn place(&mut self, key: Key, location: Location, last_seen: Instant) {
+        self.unplace(key);
+        self.last_seen.insert(key, last_seen);
+        if self.claim_of(key, location).is_none() {
+            *self.count.entry(location).or_default() += 1;
         }
-        Some(location)
+        let mut registered = self.registered_at(key);
+        let settled = registered.next() == Some(location) && registered.next().is_none();
+        drop(registered);
+        let place = Place {
+            location,
+            settled,
+            seen: Arc::default(),
+        };
+        Arc::make_mut(&mut self.places).insert(key, place);
+    }
+
+    /// Takes an entry out; its claims stay. Tells when it was last seen.
+    fn unplace(&mut self, key: Key) -> Option<Instant> {
+        let location = Arc::make_mut(&mut self.places).remove(&key)?.location;
+        if self.claim_of(key, location).is_none() {
+            take_one(&mut self.count, location);
+        }
+        self.last_seen.remove(&key)
+    }
+
+    fn unclaim(&mut self, key: Key, location: Location) {
+        if let Some(claims) = self.claims.get_mut(&key)
+            && claims.remove(&location).is_some()
+        {
+            if claims.is_empty() {
+                self.claims.remove(&key);
+            }
+            take_one(&mut self.claimed, location);
+        }
     }
 
     /// Asserts the invariants of the module.
@@ -227,16 +400,38 @@ impl MacTable {
         assert!(self.last_seen.keys().eq(self.places_in_order().iter()));
         let mut count = BTreeMap::new();
         for entry in self.iter() {
-            *count.entry(entry.location).or_default() += 1;
+            let key = (entry.network, entry.mac);
+            if self.claim_of(key, entry.location).is_none() {
+                *count.entry(entry.location).or_default() += 1;
+            }
             assert!(!entry.mac.is_multicast());
+            assert!(entry.registered || self.registered_at(key).next().is_none());
         }
         assert_eq!(count, self.count);
         assert!(count.values().all(|n| *n <= MAX_MACS_PER_LOCATION));
+        let mut claimed = BTreeMap::new();
+        for (key, claims) in &self.claims {
+            assert!(self.places.contains_key(key) && !claims.is_empty());
+            for location in claims.keys() {
+                *claimed.entry(*location).or_default() += 1;
+            }
+        }
+        assert_eq!(claimed, self.claimed);
+        assert!(claimed.values().all(|n| *n <= MAX_CLAIMS_PER_LOCATION));
     }
 
     #[cfg(test)]
     fn places_in_order(&self) -> std::collections::BTreeSet<Key> {
         self.places.keys().copied().collect()
+    }
+}
+
+fn take_one(counts: &mut BTreeMap<Location, usize>, location: Location) {
+    if let Some(count) = counts.get_mut(&location) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&location);
+        }
     }
 }
 
@@ -253,19 +448,20 @@ impl MacView {
     }
 
     /// Whether the table should be told ([`MacTable::learn`]) that `mac` has sent from `location`:
-    /// it is not known there. If it is, that it was seen again is noted here.
+    /// it is not known there, and not only there for sure. If it is known there, that it was seen again
+    /// is noted here.
     ///
     /// Group addresses are never news.
     pub fn is_news(&self, network: Network, mac: MacAddr, location: Location) -> bool {
-        let place = self.places.get(&(network, mac));
-        match place.filter(|place| place.location == location) {
-            Some(place) => {
+        match self.places.get(&(network, mac)) {
+            Some(place) if place.location == location => {
                 // Reading first keeps the cache line shared among threads.
                 if !place.seen.load(Ordering::Relaxed) {
                     place.seen.store(true, Ordering::Relaxed);
                 }
                 false
             }
+            Some(place) => !place.settled,
             None => !mac.is_multicast(),
         }
     }
@@ -273,9 +469,12 @@ impl MacView {
 
 /// The most entries in all; it bounds the memory (about 10 MB) and what copying the map costs.
 pub const MAX_MACS: usize = 65_536;
-/// The most entries in one place, so that one host gone mad does not fill the table for all: as
-/// many as a Linux bridge has ports (`BR_MAX_PORTS`).
+/// The most entries in one place that were only seen there, so that one host gone mad does not fill the
+/// table for all: as many as a Linux bridge has ports (`BR_MAX_PORTS`).
 pub const MAX_MACS_PER_LOCATION: usize = 1024;
+/// The most MACs that may be claimed for one place: a container at each port of a bridge, and as many
+/// that were learned.
+pub const MAX_CLAIMS_PER_LOCATION: usize = 2 * MAX_MACS_PER_LOCATION;
 /// An entry nobody has seen for so long is removed. Twice what a Linux bridge waits, because a host
 /// may be silent longer than the ARP entries of those who talk to it live.
 pub const MAX_AGE: Duration = Duration::from_secs(600);
@@ -323,7 +522,7 @@ mod tests {
         table.learn(NET, mac(1), at(1), start());
         let before = start() + MAX_AGE - Duration::from_secs(1);
         assert_eq!(table.age_out(before), []);
-        assert_eq!(table.age_out(start() + MAX_AGE), [(NET, mac(1), at(1))]);
+        assert_eq!(table.age_out(start() + MAX_AGE), [(NET, mac(1), None)]);
         assert!(table.is_empty());
         table.check();
     }
@@ -337,10 +536,10 @@ mod tests {
         table.learn(NET, mac(2), at(1), start());
         let late = start() + MAX_AGE;
         assert!(!view.is_news(NET, mac(1), at(1)));
-        assert_eq!(table.age_out(late), [(NET, mac(2), at(1))]);
+        assert_eq!(table.age_out(late), [(NET, mac(2), None)]);
         let seen = table.iter().map(|e| (e.mac, e.last_seen));
         assert_eq!(seen.collect::<Vec<_>>(), [(mac(1), late)]);
-        assert_eq!(table.age_out(late + MAX_AGE), [(NET, mac(1), at(1))]);
+        assert_eq!(table.age_out(late + MAX_AGE), [(NET, mac(1), None)]);
     }
 
     #[test]
@@ -370,7 +569,8 @@ mod tests {
         for (n, location) in [(3, at(1)), (1, at(1)), (2, at(2)), (4, Location::Local)] {
             table.learn(NET, mac(n), location, start());
         }
-        assert_eq!(table.remove_peer(peer(1)), [(NET, mac(1)), (NET, mac(3))]);
+        let gone = [(NET, mac(1), None), (NET, mac(3), None)];
+        assert_eq!(table.remove_peer(peer(1)), gone);
         assert_eq!(table.len(), 2);
         assert_eq!(table.remove_peer(peer(1)), []);
         table.check();
@@ -408,6 +608,77 @@ mod tests {
         table.check();
     }
 
+    #[test]
+    fn a_registered_mac_is_where_it_was_registered_whatever_is_seen() {
+        let mut table = MacTable::new();
+        table.learn(NET, mac(1), at(2), start());
+        let claimed = table.claim(NET, mac(1), at(1), Kind::Registered, start());
+        assert_eq!(claimed, Learned::Moved { from: at(2) });
+        assert!(!table.view().is_news(NET, mac(1), at(2)));
+        for elsewhere in [at(2), Location::Local] {
+            let learned = table.learn(NET, mac(1), elsewhere, start());
+            assert_eq!(learned, Learned::Kept { at: at(1) });
+            let claimed = table.claim(NET, mac(1), elsewhere, Kind::Learned, start());
+            assert_eq!(claimed, Learned::Kept { at: at(1) });
+        }
+        assert_eq!(table.age_out(start() + MAX_AGE), []);
+        table.check();
+    }
+
+    #[test]
+    fn of_two_that_registered_a_mac_the_last_to_speak_has_it() {
+        let mut table = MacTable::new();
+        table.claim(NET, mac(1), at(1), Kind::Registered, start());
+        table.claim(NET, mac(1), at(2), Kind::Registered, start());
+        assert_eq!(table.lookup(NET, mac(1)), Some(at(2)));
+        assert!(table.view().is_news(NET, mac(1), at(1)));
+        let moved = Learned::Moved { from: at(2) };
+        assert_eq!(table.learn(NET, mac(1), at(1), start()), moved);
+        // Saying it again moves nothing.
+        let again = table.claim(NET, mac(1), at(2), Kind::Registered, start());
+        assert_eq!(again, Learned::Kept { at: at(1) });
+        let placed = table.withdraw(NET, mac(1), at(1));
+        assert_eq!(placed, Some((NET, mac(1), Some(at(2)))));
+        table.check();
+    }
+
+    #[test]
+    fn what_others_learned_counts_less_than_what_is_seen() {
+        let mut table = MacTable::new();
+        let learned =
+            |table: &mut MacTable, n| table.claim(NET, mac(1), at(n), Kind::Learned, start());
+        assert_eq!(learned(&mut table, 1), Learned::New);
+        assert_eq!(learned(&mut table, 2), Learned::Kept { at: at(1) });
+        let seen = table.learn(NET, mac(1), Location::Local, start());
+        assert_eq!(seen, Learned::Moved { from: at(1) });
+        assert_eq!(table.withdraw(NET, mac(1), at(1)), None);
+        let aged = table.age_out(start() + MAX_AGE);
+        assert_eq!(aged, [(NET, mac(1), Some(at(2)))]);
+        assert_eq!(table.age_out(start() + 2 * MAX_AGE), []);
+        let gone = [(NET, mac(1), None)];
+        assert_eq!(table.remove_peer(peer(2)), gone);
+        table.check();
+    }
+
+    #[test]
+    fn one_peer_cannot_claim_without_end() {
+        let mut table = MacTable::new();
+        for n in 0..MAX_CLAIMS_PER_LOCATION {
+            let claimed = table.claim(NET, mac(n), at(1), Kind::Registered, start());
+            assert_eq!(claimed, Learned::New);
+        }
+        let next = mac(MAX_CLAIMS_PER_LOCATION);
+        let claimed = table.claim(NET, next, at(1), Kind::Registered, start());
+        assert_eq!(claimed, Learned::Full);
+        assert_eq!(table.learn(NET, next, at(1), start()), Learned::New);
+        table.check();
+        assert_eq!(
+            table.remove_peer(peer(1)).len(),
+            MAX_CLAIMS_PER_LOCATION + 1
+        );
+        assert!(table.is_empty());
+    }
+
     proptest! {
         #[test]
         fn the_table_and_its_views_agree_whatever_happens(steps in prop::collection::vec(step(), 0..60)) {
@@ -418,8 +689,34 @@ mod tests {
                     Step::Learn(n, location) => {
                         let news = table.view().is_news(NET, mac(n), location);
                         let learned = table.learn(NET, mac(n), location, now);
-                        prop_assert_eq!(news, learned != Learned::Known);
-                        prop_assert!(!table.view().is_news(NET, mac(n), location));
+                        let kept = matches!(learned, Learned::Kept { .. });
+                        prop_assert!(kept || news == (learned != Learned::Known));
+                        prop_assert!(kept || !table.view().is_news(NET, mac(n), location));
+                    }
+                    Step::Claim(n, location, kind) => {
+                        let before = table.lookup(NET, mac(n));
+                        let claimed = table.claim(NET, mac(n), location, kind, now);
+                        let after = table.lookup(NET, mac(n));
+                        match claimed {
+                            Learned::New => prop_assert_eq!((before, after), (None, Some(location))),
+                            Learned::Moved { from } => {
+                                prop_assert_eq!((before, after), (Some(from), table.lookup(NET, mac(n))));
+                                prop_assert_ne!(before, after);
+                            }
+                            Learned::Kept { at } => {
+                                prop_assert_eq!((before, after), (Some(at), Some(at)));
+                                prop_assert_ne!(at, location);
+                            }
+                            Learned::Known => prop_assert_eq!((before, after), (Some(location), Some(location))),
+                            Learned::Full | Learned::Group => prop_assert!(false),
+                        }
+                    }
+                    Step::Withdraw(n, location) => {
+                        let before = table.lookup(NET, mac(n));
+                        let placed = table.withdraw(NET, mac(n), location);
+                        let after = table.lookup(NET, mac(n));
+                        prop_assert_eq!(placed.is_some(), before != after);
+                        prop_assert!(placed.is_none_or(|(_, _, at)| at == after));
                     }
                     Step::RemovePeer(n) => {
                         table.remove_peer(peer(n));
@@ -437,14 +734,19 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Learn(usize, Location),
+        Claim(usize, Location, Kind),
+        Withdraw(usize, Location),
         RemovePeer(usize),
         AgeOut(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let location = prop_oneof![Just(Location::Local), (0..3_usize).prop_map(at)];
+        let location = || prop_oneof![Just(Location::Local), (0..3_usize).prop_map(at)];
+        let kind = prop_oneof![Just(Kind::Learned), Just(Kind::Registered)];
         prop_oneof![
-            5 => (0..6_usize, location).prop_map(|(n, location)| Step::Learn(n, location)),
+            5 => (0..6_usize, location()).prop_map(|(n, location)| Step::Learn(n, location)),
+            5 => (0..6_usize, location(), kind).prop_map(|(n, location, kind)| Step::Claim(n, location, kind)),
+            3 => (0..6_usize, location()).prop_map(|(n, location)| Step::Withdraw(n, location)),
             1 => (0..3_usize).prop_map(Step::RemovePeer),
             2 => (0..12_u64).prop_map(Step::AgeOut),
         ]

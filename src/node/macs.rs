@@ -17,7 +17,7 @@ impl Node {
     pub(super) async fn learn(&mut self, sighting: Sighting, now: Instant) {
         let Sighting { network, mac, at } = sighting;
         match self.macs.learn(network, mac, at, now) {
-            Learned::Known | Learned::Group => return,
+            Learned::Known | Learned::Kept { .. } | Learned::Group => return,
             Learned::Full => {
                 return self
                     .host
@@ -31,15 +31,15 @@ impl Node {
 
     /// A peer is gone, and with it the MACs behind it.
     pub(super) async fn forget_macs_of(&mut self, peer: PeerName) {
-        for (network, mac) in self.macs.remove_peer(peer) {
-            self.place_mac(network, mac, None).await;
+        for (network, mac, at) in self.macs.remove_peer(peer) {
+            self.place_mac(network, mac, at).await;
         }
     }
 
     /// MACs nobody has seen for long go.
     pub(super) async fn age_macs(&mut self, now: Instant) {
-        for (network, mac, _) in self.macs.age_out(now) {
-            self.place_mac(network, mac, None).await;
+        for (network, mac, at) in self.macs.age_out(now) {
+            self.place_mac(network, mac, at).await;
         }
     }
 

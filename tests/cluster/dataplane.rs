@@ -276,7 +276,7 @@ impl World {
         if up.forwarding.macs.is_news(Network::DEFAULT, mac, location) {
             match up.macs.learn(Network::DEFAULT, mac, location, now) {
                 Learned::New | Learned::Moved { .. } => self.replace_forwarding(n),
-                Learned::Known | Learned::Group => {}
+                Learned::Known | Learned::Kept { .. } | Learned::Group => {}
                 Learned::Full => panic!("the MAC table is full of a few containers"),
             }
         }
