@@ -16,6 +16,7 @@
 //! | `convert` | between the machines' types and those of the API and the state |
 //! | [`plugin`] | `weft plugin`: the socket of Docker's network plugin |
 //! | `metrics` | what Prometheus is told |
+//! | [`proxy`] | `weft proxy`: Docker's API once more |
 //! | [`lab`] | several hosts on one machine |
 //!
 //! It is a library only so that `main` and the tests can use it.
@@ -32,6 +33,7 @@ pub mod launch;
 mod metrics;
 mod node;
 pub mod plugin;
+pub mod proxy;
 mod resolver;
 pub mod start;
 mod state;

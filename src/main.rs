@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weft::{lab, launch, plugin, start};
-use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, Output, exit};
+use weft::{lab, launch, plugin, proxy, start};
+use weft_cli::{ClientCommand, GlobalArgs, LaunchArgs, Output, ProxyArgs, exit};
 use weft_plugin::runtime;
 
 /// One Ethernet for containers on many hosts, by name, with nothing else to run
@@ -23,6 +23,7 @@ struct Weft {
 #[derive(Subcommand)]
 enum Command {
     Launch(Box<LaunchArgs>),
+    Proxy(ProxyArgs),
     #[command(flatten)]
     Client(ClientCommand),
     /// Emulate a network of several hosts on this machine
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Client(command) => return weft_cli::run(command, &global),
         Command::Plugin(args) => plugin::run(&global.socket, &args).map(|()| exit::OK),
         Command::Launch(args) => launch::launch(&global, &args),
+        Command::Proxy(args) => proxy::run(&global, &args),
     };
     match done {
         Ok(code) => code.into(),

@@ -32,7 +32,7 @@ use crate::host::Host;
 use crate::node::{Names, Node, Parts, Persisted, Sources};
 use crate::resolver::{Resolver, ResolverConfig};
 use crate::state::{PoolState, State, StateError, Store};
-use crate::{http, plugin, streams};
+use crate::{http, plugin, proxy, streams};
 
 /// Inputs that may wait for the node; a sender waits when there are more.
 const MAX_INPUTS: usize = 1024;
@@ -125,6 +125,7 @@ async fn start(
 
     let up = announce(&config, &inputs_in).await?;
     start_plugin(args, socket);
+    proxy::keep_running(socket, &args.host);
     info!(name = %config.name, nickname = %config.nickname, port = config.mesh.port, "weft {} is up", config.version);
     let sources = Sources {
         inputs,

@@ -88,6 +88,14 @@ pub enum ClientCommand {
     DnsLookup(DnsLookupArgs),
     /// Print the options that let `docker run` use weft's names: --dns and --dns-search
     DnsArgs,
+    /// Have Docker's commands put what they start on the network: `eval $(weft env)`
+    ///
+    /// Prints what a shell needs to send them through weft's proxy. What they do otherwise stays the
+    /// same; -e WEFT_CIDR=none keeps a container off the network.
+    Env(EnvArgs),
+    /// Make weft known to what runs containers on this host
+    #[command(subcommand)]
+    Setup(SetupCommand),
     /// Print how the router is, for people
     Status(StatusArgs),
     /// Print everything about the router as JSON
@@ -230,6 +238,38 @@ pub struct DnsLookupArgs {
     /// The name, with or without the domain
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// Arguments of `env`.
+#[derive(Debug, Clone, Args)]
+pub struct EnvArgs {
+    /// Print what takes it back: `eval $(weft env --restore)`
+    #[arg(long)]
+    pub restore: bool,
+}
+
+/// What `setup` makes weft known to.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SetupCommand {
+    /// Put the runtime `weft` into dockerd's configuration, and have dockerd read it
+    ///
+    /// From then on `docker run --runtime=weft` puts a container on the network before its first
+    /// process runs. Running containers do not notice. The file as it was is kept beside it.
+    Docker(SetupDockerArgs),
+}
+
+/// Arguments of `setup docker`.
+#[derive(Debug, Clone, Args)]
+pub struct SetupDockerArgs {
+    /// Take it out again
+    #[arg(long, conflicts_with = "default_runtime")]
+    pub undo: bool,
+    /// Make it the runtime of all new containers, where none is named
+    #[arg(long)]
+    pub default_runtime: bool,
+    /// dockerd's configuration file
+    #[arg(long, value_name = "FILE", default_value = weft_plugin::setup::DAEMON_JSON)]
+    pub config: PathBuf,
 }
 
 /// Arguments of `status`.

@@ -211,6 +211,19 @@ pub struct HostArgs {
     /// The plugin's socket; the file's name is what Docker calls the driver
     #[arg(long, env = "WEFT_PLUGIN_SOCKET", value_name = "PATH", default_value = DEFAULT_PLUGIN_SOCKET)]
     pub plugin_socket: PathBuf,
+    /// Docker's socket, where the router hears what becomes of containers; "" = it does not ask
+    ///
+    /// Where there is no Docker this does nothing.
+    #[arg(
+        long,
+        env = "WEFT_DOCKER_SOCKET",
+        value_name = "PATH",
+        default_value = "/var/run/docker.sock"
+    )]
+    pub docker_socket: OrOff<PathBuf>,
+    /// Start no proxy for Docker's API; `weft env` needs it
+    #[arg(long, env = "WEFT_NO_PROXY", value_parser = FalseyValueParser::new())]
+    pub no_proxy: bool,
 }
 
 impl IdentityArgs {
@@ -303,7 +316,7 @@ impl LogLevel {
 }
 
 /// A value, or none for an empty text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrOff<T>(pub Option<T>);
 
 impl<T: FromStr> FromStr for OrOff<T> {

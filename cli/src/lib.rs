@@ -1,7 +1,7 @@
 //! The command line: what people type, the calls that follow, and what is printed.
 //!
-//! [`args`] and [`launch`] are the arguments, as typed; [`run()`] does every command but `launch`,
-//! which is the router's own; [`status`] turns the report into the text of `weft status`, and
+//! [`args`], [`launch`] and [`proxy`] are the arguments, as typed; [`run()`] does every command but
+//! `launch` and `proxy`, which run for long; [`status`] turns the report into the text of `weft status`, and
 //! [`template`] fills in `weft report --format`.
 //!
 //! The root package makes its own top command out of [`ClientCommand`], [`LaunchArgs`] and
@@ -12,9 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod docker;
 pub mod exit;
 pub mod launch;
 mod output;
+pub mod proxy;
 mod reset;
 mod run;
 pub mod status;
@@ -25,4 +27,5 @@ mod testing;
 pub use args::{ClientCommand, GlobalArgs};
 pub use launch::LaunchArgs;
 pub use output::{Output, Paint};
+pub use proxy::ProxyArgs;
 pub use run::run;

@@ -16,6 +16,7 @@ use weft_net::masquerade::{self, MasqueradeError};
 use weft_net::{Netlink, NetlinkError};
 use weft_plugin::attach::HOST_PREFIX;
 use weft_plugin::network::remove_docker_network;
+use weft_plugin::proxy::{place, socket_beside};
 
 use crate::args::ResetArgs;
 use crate::run::{StillRunning, until_gone};
@@ -51,6 +52,10 @@ pub(crate) enum ResetError {
 /// Resets, and returns what is worth a word.
 pub(crate) async fn reset(client: &Client, args: &ResetArgs) -> Result<Vec<String>, ResetError> {
     let mut notes = end_router(client, args).await?;
+    // The proxy lives on when a router ends.
+    let proxy = socket_beside(client.socket());
+    place::end(&proxy);
+    let _ = fs::remove_file(place::lock_of(&proxy));
     let lock = lock(&args.state_dir)?;
     notes.extend(end_plugin(&args.plugin_socket).await?);
     remove_links(args).await?;

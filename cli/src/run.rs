@@ -20,8 +20,9 @@ use weft_plugin::{AddressSpec, Target};
 
 use crate::args::{
     AddressOrTarget, AttachArgs, ClientCommand, DnsNameArgs, ExposeArgs, GlobalArgs, IpOrTarget,
-    StatusPart,
+    SetupCommand, SetupDockerArgs, StatusPart,
 };
+use crate::docker::{self, DockerSetupError, EnvError};
 use crate::reset::{ResetError, reset};
 use crate::template::{TemplateError, fill};
 use crate::{Output, exit, status};
@@ -45,6 +46,10 @@ pub(crate) enum RunError {
     Reset(#[from] ResetError),
     #[error("{0}")]
     Template(#[from] TemplateError),
+    #[error("{0}")]
+    Env(#[from] EnvError),
+    #[error("{0}")]
+    Setup(#[from] DockerSetupError),
     #[error("the report cannot be turned into JSON: {0}")]
     Report(#[from] serde_json::Error),
     /// A part that was asked for is not there.
@@ -182,6 +187,8 @@ impl Caller {
             }
             ClientCommand::DnsLookup(args) => self.dns_lookup(&args.name).await,
             ClientCommand::DnsArgs => self.dns_args().await,
+            ClientCommand::Env(args) => self.env(args.restore).await,
+            ClientCommand::Setup(SetupCommand::Docker(args)) => self.setup_docker(args).await,
             ClientCommand::Status(args) => self.status(args.part).await,
             ClientCommand::Report(args) => self.report(args.format).await,
             ClientCommand::Password => self.password(),
@@ -264,6 +271,19 @@ impl Caller {
             .iter()
             .for_each(|note| self.output.note(note));
         self.addresses(attached.addresses)
+    }
+
+    async fn env(&mut self, restore: bool) -> Done {
+        let env = docker::env(self.client.socket(), restore).await?;
+        env.notes.iter().for_each(|note| self.output.note(note));
+        self.show(&env.variables, |_| env.shell.clone())
+    }
+
+    async fn setup_docker(&mut self, args: SetupDockerArgs) -> Done {
+        for note in docker::setup(&args).await? {
+            self.output.note(&note);
+        }
+        Ok(())
     }
 
     async fn expose(&mut self, args: ExposeArgs) -> Done {

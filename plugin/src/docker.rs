@@ -190,7 +190,10 @@ fn socket(docker_host: Option<&str>) -> Result<PathBuf, DockerError> {
     }
 }
 
-fn container(name: &str, found: ContainerInspectResponse) -> Result<DockerContainer, DockerError> {
+pub(crate) fn container(
+    name: &str,
+    found: ContainerInspectResponse,
+) -> Result<DockerContainer, DockerError> {
     let missing = |field| DockerError::Incomplete {
         name: name.to_owned(),
         field,

@@ -5,7 +5,7 @@
 //! namespace, and the router need not know Docker.
 //!
 //! [`Target`] and [`AddressSpec`] are what people type; [`find`] turns the first into a
-//! [`Container`]; [`runtime`] attaches what Docker starts; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
+//! [`Container`]; [`runtime`] and [`proxy`] attach what Docker starts; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
 //!
 //! Invariant: a command that fails has given back whatever it was given on the way.
 #![forbid(unsafe_code)]
@@ -20,7 +20,9 @@ pub mod list;
 pub mod names;
 pub mod network;
 mod obtain;
+pub mod proxy;
 pub mod runtime;
+pub mod setup;
 pub mod target;
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::{AddressSpec, ParseAddressError};
+
 /// A bundle's configuration.
 #[derive(Debug, Clone)]
 pub struct Bundle {
@@ -145,6 +147,15 @@ pub(crate) fn wanted_by(entry: &str) -> Option<&str> {
     Some(value.trim())
 }
 
+/// What the value of `WEFT_CIDR` asks for; nothing, or none at all, is an address of the default subnet.
+pub(crate) fn addresses(wanted: Option<&str>) -> Result<Vec<AddressSpec>, ParseAddressError> {
+    wanted
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::parse)
+        .collect()
+}
+
 /// The value of `WEFT_CIDR` that keeps a container off the network.
 pub(crate) const REFUSED: &str = "none";
 /// The hook that attaches, as `weft hook` knows it.
@@ -262,5 +273,15 @@ mod tests {
                 "{text:?}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_an_address_of_the_default_subnet() {
+        assert_eq!(addresses(None), Ok(vec![]));
+        assert_eq!(addresses(Some(" ")), Ok(vec![]));
+        assert_eq!(
+            addresses(Some("net:default 10.2.0.1/16")).map(|a| a.len()),
+            Ok(2)
+        );
     }
 }

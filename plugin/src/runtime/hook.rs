@@ -23,11 +23,11 @@ use weft_api::types::{Network, RemoveNames};
 use weft_api::{CallError, Client, ContainerId, ContainerIdError, routes};
 use weft_net::netns::NetNs;
 
-use super::bundle::{ATTACH, Bundle, BundleError, FREE};
+use super::bundle::{ATTACH, Bundle, BundleError, FREE, addresses};
 use super::record::{RESOLV_CONF, Record};
 use super::resolv_conf::with_resolver;
 use crate::attach::{AttachError, AttachOptions, IFNAME, attach_found};
-use crate::{AddressSpec, Container, DockerNames, ParseAddressError, Target};
+use crate::{Container, DockerNames, ParseAddressError, Target};
 
 /// Why a hook did not do its work.
 #[derive(Debug, Error)]
@@ -150,15 +150,6 @@ async fn attach(client: &Client, state: State) -> Result<(), HookError> {
 async fn on_plugin_network(ns: &NetNs) -> bool {
     let views = weft_net::attach::inspect(ns, IFNAME).await;
     views.is_ok_and(|views| views.iter().any(|view| view.name != IFNAME))
-}
-
-/// What the value of `WEFT_CIDR` asks for; nothing, or none at all, is an address of the default subnet.
-fn addresses(wanted: Option<&str>) -> Result<Vec<AddressSpec>, ParseAddressError> {
-    wanted
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::parse)
-        .collect()
 }
 
 /// A container of which no more is known than its host name.
@@ -384,15 +375,5 @@ mod tests {
         let absent = Client::new("/nonexistent/weft.sock");
         let error = until_there(|| absent.network()).await.unwrap_err();
         assert!(matches!(error, CallError::NotRunning { .. }), "{error}");
-    }
-
-    #[test]
-    fn what_is_not_asked_for_is_an_address_of_the_default_subnet() {
-        assert_eq!(addresses(None), Ok(vec![]));
-        assert_eq!(addresses(Some(" ")), Ok(vec![]));
-        assert_eq!(
-            addresses(Some("net:default 10.2.0.1/16")).map(|a| a.len()),
-            Ok(2)
-        );
     }
 }

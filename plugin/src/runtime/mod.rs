@@ -13,11 +13,11 @@
 //! Settings come by the environment, which runc passes on from dockerd: `WEFT_SOCKET` the router's
 //! control socket, `WEFT_RUNC` the runc to call.
 
-mod bundle;
+pub(crate) mod bundle;
 mod command;
 pub mod hook;
 mod record;
-mod resolv_conf;
+pub(crate) mod resolv_conf;
 
 use std::env;
 use std::ffi::{OsStr, OsString};

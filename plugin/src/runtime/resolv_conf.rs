@@ -18,19 +18,15 @@ pub(super) fn with_resolver(
         return None;
     }
     let domain = domain.trim_end_matches('.');
-    // The last such line counts (resolv.conf(5)).
-    let mut search = text
-        .lines()
-        .filter_map(|l| value(l, "search").or_else(|| value(l, "domain")));
-    let search = search.next_back().unwrap_or_default();
-    let others = search
-        .split_whitespace()
+    let searched = search_domains(text);
+    let others = searched
+        .iter()
+        .copied()
         .filter(|d| d.trim_end_matches('.') != domain && *d != ".");
-    let ours = (!chose_search).then_some(domain);
     let search: Vec<&str> = if chose_search {
-        search.split_whitespace().collect()
+        searched.clone()
     } else {
-        ours.into_iter().chain(others).collect()
+        [domain].into_iter().chain(others).collect()
     };
     let mut fresh = String::new();
     if !search.is_empty() {
@@ -42,6 +38,13 @@ pub(super) fn with_resolver(
         fresh.push('\n');
     }
     (fresh != text).then_some(fresh)
+}
+
+/// The domains a text says to search; of several such lines the last counts (resolv.conf(5)).
+pub(crate) fn search_domains(text: &str) -> Vec<&str> {
+    let value = |line| value(line, "search").or_else(|| value(line, "domain"));
+    let last = text.lines().filter_map(value).next_back();
+    last.unwrap_or_default().split_whitespace().collect()
 }
 
 fn value<'a>(line: &'a str, keyword: &str) -> Option<&'a str> {

@@ -1,0 +1,98 @@
+//! Starting a container that was marked when it was created: where dockerd does not know our runtime,
+//! the proxy attaches it, right after its first process started and before the caller hears of it.
+
+use std::time::Duration;
+
+use bollard::models::ContainerInspectResponse;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use thiserror::Error;
+use tracing::warn;
+use weft_net::netns::NetNs;
+
+use super::create::MARK;
+use super::{Body, Proxy, ProxyError};
+use crate::attach::{AttachError, AttachOptions, attach_found};
+use crate::docker::{self, DockerError};
+use crate::runtime::bundle::{addresses, wanted_by};
+use crate::{Container, ParseAddressError, Target};
+
+/// Why a container that runs is not on the network.
+#[derive(Debug, Error)]
+pub(super) enum StartError {
+    #[error("{0}")]
+    Docker(#[from] DockerError),
+    #[error("WEFT_CIDR: {0}")]
+    Address(#[from] ParseAddressError),
+    #[error("{0}")]
+    Attach(#[from] AttachError),
+}
+
+impl Proxy {
+    pub(super) async fn start(
+        &self,
+        request: Request<Incoming>,
+        name: &str,
+    ) -> Result<Response<Body>, ProxyError> {
+        let answer = self.pass(request.map(BodyExt::boxed)).await?;
+        if answer.status() == StatusCode::NO_CONTENT {
+            self.attach_marked(name).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn attach_marked(&self, name: &str) -> Result<(), ProxyError> {
+        let path = format!("/containers/{name}/json");
+        let (status, found) = self.daemon.ask(Method::GET, &path).await?;
+        if !status.is_success() {
+            // It is gone already, as one that was run with --rm and was quick.
+            return Ok(());
+        }
+        let found: ContainerInspectResponse =
+            serde_json::from_value(found).map_err(ProxyError::Answer)?;
+        let config = found.config.as_ref();
+        let labels = config.and_then(|c| c.labels.as_ref());
+        if !labels.is_some_and(|labels| labels.contains_key(MARK)) {
+            return Ok(());
+        }
+        if let Err(error) = self.attach(name, found).await {
+            let kill = format!("/containers/{name}/kill");
+            if let Err(error) = self.daemon.ask(Method::POST, &kill).await {
+                warn!(container = name, %error, "a container runs without its network");
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    async fn attach(&self, name: &str, found: ContainerInspectResponse) -> Result<(), StartError> {
+        let env = found.config.as_ref().and_then(|c| c.env.clone());
+        let wanted = env
+            .iter()
+            .flatten()
+            .filter_map(|entry| wanted_by(entry))
+            .next_back();
+        let addresses = addresses(wanted)?;
+        let found = docker::container(name, found)?;
+        let Some(ns) = found.pid.and_then(|pid| NetNs::of_pid(pid).ok()) else {
+            // It has ended already.
+            return Ok(());
+        };
+        let target = Target::Docker(found.names.name.clone());
+        let container = Container {
+            id: found.id,
+            ns: Some(ns),
+            docker: Some(found.names),
+        };
+        let options = AttachOptions {
+            patience: Some(PATIENCE),
+            ..AttachOptions::default()
+        };
+        attach_found(&self.router, &target, &container, &addresses, &options).await?;
+        Ok(())
+    }
+}
+
+/// How long an address may take, as for the hook of the runtime.
+const PATIENCE: Duration = Duration::from_secs(30);
