@@ -115,6 +115,21 @@ impl<'a> Cut<'a> {
         self.frames
     }
 
+    /// Has no frame longer than `longest` bytes, if they can be cut smaller: those of TCP can, whose
+    /// segments are nobody's affair but the network's. What is as short, or is not to be cut, stays
+    /// as it is. To be called before the first frame is written.
+    pub fn fit(&mut self, longest: usize) {
+        if let Work::Segments(plan) = &mut self.work
+            && plan.payload + plan.size > longest
+            && plan.protocol == Protocol::Tcp
+            && longest > plan.payload
+        {
+            plan.size = longest - plan.payload;
+            let payload = self.frame.len().saturating_sub(plan.payload);
+            self.frames = payload.div_ceil(plan.size).max(1);
+        }
+    }
+
     /// Length of the next frame; `None` when all are written.
     pub fn next_len(&self) -> Option<usize> {
         if self.next >= self.frames {
@@ -271,7 +286,10 @@ mod tests {
     use super::*;
 
     fn frames(header: VnetHeader, frame: &[u8]) -> Vec<Vec<u8>> {
-        let mut cut = Cut::new(header, frame).unwrap();
+        all_of(Cut::new(header, frame).unwrap())
+    }
+
+    fn all_of(mut cut: Cut<'_>) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while let Some(len) = cut.next_len() {
             let mut out = vec![0xee; len];
@@ -291,6 +309,23 @@ mod tests {
             for frame in &cut {
                 prop_assert!(testing::is_valid(frame));
             }
+        }
+
+        #[test]
+        fn frames_of_tcp_are_cut_as_small_as_the_path_needs_and_no_others(packet in testing::packet(1..20_000), size in 48_u16..3000, longest in 40_usize..2000) {
+            let (header, frame) = packet.left_undone(size);
+            let mut cut = Cut::new(header, &frame).unwrap();
+            let headers = match cut.work {
+                Work::Segments(plan) => plan.payload,
+                Work::Nothing | Work::Checksum(..) => unreachable!("it is a super-frame"),
+            };
+            let is_tcp = header.segments.unwrap().kind != Kind::Udp;
+            cut.fit(longest);
+            let size = match usize::from(size).min(longest.saturating_sub(headers)) {
+                smaller @ 1.. if is_tcp => smaller,
+                _ => usize::from(size),
+            };
+            prop_assert!(all_of(cut) == naive_segments(&packet, size));
         }
 
         #[test]
