@@ -31,6 +31,9 @@ const MAX_QUEUED: usize = 8 * weft_wire::control::MAX_CONTROL;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long sent bytes may stay unacknowledged before the kernel ends the stream (RFC 5482).
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest TCP segment, which every path carries (RFC 9293 §3.7.1): where longer packets are lost without
+/// a word the control connection would stand still, and it is what finds out about the path.
+const SEGMENT: u32 = 536;
 const READ_BUFFER: usize = 16 * 1024;
 
 /// All open streams of this router.
@@ -143,6 +146,8 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
         socket2::SockRef::from(&socket).set_only_v6(false)?;
     }
     socket.set_reuseaddr(true)?;
+    // Accepted streams have it from here.
+    socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
     socket.bind(addr)?;
     socket.listen(128)
 }
@@ -195,6 +200,7 @@ async fn connect_one(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
     } else {
         TcpSocket::new_v6()?
     };
+    socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
     if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4() && !s.is_unspecified())
     {
         socket.bind(SocketAddr::new(source, 0))?;
