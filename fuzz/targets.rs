@@ -15,8 +15,8 @@ use weft_ipam::{Allocator, Init, RequestId, Saved};
 use weft_router::session::RecvSession;
 use weft_router::{Config, Event, Identity, Router};
 use weft_wire::control::{Control, Hello, Preamble, Refusal, RefusalReason, Routed, Suite};
-use weft_wire::message::{FloodHeader, Heartbeat, Message, UnicastHeader};
-use weft_wire::packet::{Counter, Header, ReceiverIndex, TAG_LEN};
+use weft_wire::message::{FloodHeader, FragmentHeader, Heartbeat, Message, Probe, UnicastHeader};
+use weft_wire::packet::{Counter, Header, OVERHEAD, ReceiverIndex, TAG_LEN};
 use weft_wire::{Network, Nickname, PeerName, PeerUid};
 
 /// A target with inputs that are right, to begin from.
@@ -97,6 +97,14 @@ pub fn message(data: &[u8]) {
         Ok(Message::Unicast(header, frame)) => [&header.emit()[..], frame].concat(),
         Ok(Message::Flood(header, frame)) => [&header.emit()[..], frame].concat(),
         Ok(Message::Heartbeat(heartbeat)) => heartbeat.emit().to_vec(),
+        Ok(Message::Fragment(header, piece)) => [&header.emit()[..], piece].concat(),
+        Ok(Message::Probe(probe)) => {
+            let mut bytes = probe.emit().to_vec();
+            if !probe.reply {
+                bytes.resize(usize::from(probe.size) - OVERHEAD, 0);
+            }
+            bytes
+        }
         Err(_) => return,
     };
     assert_eq!(again, data);
@@ -116,7 +124,26 @@ fn message_corpus() -> Vec<Vec<u8>> {
         origin: US,
         number: 9,
     };
+    let fragment = FragmentHeader {
+        index: 0,
+        count: 2,
+        size: 60,
+        number: 4,
+    };
+    let probe = Probe {
+        reply: false,
+        size: 140,
+        number: 6,
+    };
     vec![
+        [&fragment.emit()[..], &[3; 60]].concat(),
+        [&probe.emit()[..], &[0; 100]].concat(),
+        Probe {
+            reply: true,
+            ..probe
+        }
+        .emit()
+        .to_vec(),
         [&unicast.emit()[..], &[1; 60]].concat(),
         [&flood.emit()[..], &[2; 60]].concat(),
         Heartbeat {

@@ -163,6 +163,16 @@ fn data_path(registry: &mut Registry, counters: &Counters) {
             &counters.datagrams_received,
         ),
         (
+            "frames_split",
+            "Frames that went in pieces, being too long for a path",
+            &counters.frames_split,
+        ),
+        (
+            "frames_joined",
+            "Frames that came in pieces",
+            &counters.frames_joined,
+        ),
+        (
             "trains_refused",
             "Times datagrams meant for one system call had to be sent one by one",
             &counters.trains_refused,

@@ -31,7 +31,7 @@ use weft_router::{ConnId, Router};
 use weft_wire::PeerName;
 
 use crate::config::Config;
-use crate::dataplane::{DataPlane, Report};
+use crate::dataplane::{Activity, DataPlane, Heard, Report};
 use crate::event::Input;
 use crate::host::Host;
 use crate::resolver::Resolver;
@@ -41,6 +41,8 @@ use requests::Waiting;
 
 /// How often MACs are aged and the report's slow parts are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How often it is looked whether what is sent to a neighbour is answered by anything.
+const LOOK: Duration = Duration::from_millis(500);
 /// Inputs handled before the machines' effects are carried out, so that a flood of one kind of input
 /// cannot keep the deadlines from being met.
 const BUDGET: usize = 64;
@@ -89,6 +91,8 @@ pub(crate) struct Mesh {
     published: BTreeMap<PeerName, Link>,
     /// Keys to seal with towards each connection.
     sessions: BTreeMap<ConnId, Session>,
+    /// What goes on on each connection.
+    activity: BTreeMap<ConnId, Arc<Activity>>,
     /// Connections that ended after they were established.
     terminations: u64,
     /// The forwarding snapshot is not what the machines say any more.
@@ -100,6 +104,9 @@ struct Session {
     peer: PeerName,
     send: Arc<SendSession>,
     remote: SocketAddr,
+    /// Bytes of the longest datagram that goes there.
+    limit: u16,
+    activity: Arc<Activity>,
 }
 
 /// What the loop waits for.
@@ -119,6 +126,7 @@ impl Mesh {
             ports: BTreeMap::new(),
             published: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            activity: BTreeMap::new(),
             terminations: 0,
             stale: true,
         }
@@ -171,6 +179,8 @@ impl Node {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.carry_out().await?;
             let deadline = self.deadline();
@@ -180,6 +190,7 @@ impl Node {
                 Some(out) = self.sources.outgoing.recv() => { self.send_gossip(out); Next::Continue }
                 Some(report) = self.sources.reports.recv() => { self.handle_report(report).await; Next::Continue }
                 () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout(); Next::Continue }
+                _ = looks.tick() => { self.look_at_traffic(); Next::Continue }
                 _ = housekeeping.tick() => { self.keep_house().await; Next::Continue }
             };
             if matches!(next, Next::Stop) {
@@ -265,10 +276,25 @@ impl Node {
                 from,
                 heartbeat,
             } => self.router.handle_heartbeat(conn, from, heartbeat, now),
+            Report::Probed { conn, answer } => self.router.handle_probed(conn, answer, now),
+            Report::TooLong { conn, size } => {
+                let size = u16::try_from(size).unwrap_or(u16::MAX);
+                self.router.handle_too_long(conn, size, now);
+            }
             Report::RekeyDue { conn } => self.router.handle_rekey_due(conn, now),
             Report::Seen(sighting) => {
                 self.learn(sighting, now).await;
                 self.data.heard(&sighting);
+            }
+        }
+    }
+
+    /// Tells the router where frames went since the last time, and whether anything came from there.
+    fn look_at_traffic(&mut self) {
+        let now = Instant::now();
+        for (conn, activity) in &self.mesh.activity {
+            if let Some(Heard(heard)) = activity.take() {
+                self.router.handle_traffic(*conn, heard, now);
             }
         }
     }

@@ -24,6 +24,8 @@ mod leftovers;
 mod link_layer;
 #[path = "netns/merge.rs"]
 mod merge;
+#[path = "netns/path.rs"]
+mod path;
 #[path = "netns/privacy.rs"]
 mod privacy;
 #[path = "netns/refusals.rs"]

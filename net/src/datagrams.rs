@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 use socket2::{SockAddr, SockAddrStorage};
 
-use crate::udp::{canonical, send_now};
+use crate::udp::{canonical, is_too_long, send_now};
 
 /// The most datagrams the kernel takes in one train, by its `UDP_MAX_SEGMENTS` of old.
 pub const MAX_TRAIN: usize = 64;
@@ -29,12 +29,14 @@ pub struct Sent {
     pub datagrams: usize,
     /// Whether they had to be sent one by one.
     pub singly: bool,
+    /// Datagrams that are too long for a link of this host.
+    pub too_long: usize,
 }
 
 /// Sends the datagrams that stand one after another in `train`, each `size` bytes long but for the last, which
 /// may be shorter. Never waits: what there is no room for is not sent.
 ///
-/// If the kernel refuses the train as such (a datagram does not fit the way, a link without checksums),
+/// If the kernel refuses the train as such (a datagram is too long for a link, a link without checksums),
 /// they are sent one by one.
 pub fn send_train(socket: &UdpSocket, train: &[u8], size: usize, to: SocketAddr) -> Sent {
     let count = train.len().div_ceil(size.max(1));
@@ -45,20 +47,25 @@ pub fn send_train(socket: &UdpSocket, train: &[u8], size: usize, to: SocketAddr)
             Ok(()) => {
                 return Sent {
                     datagrams: count,
-                    singly: false,
+                    ..Sent::default()
                 };
             }
             Err(error) if no_room(&error) => return Sent::default(),
             Err(_) => {}
         }
     }
-    let sent = train
-        .chunks(size.max(1))
-        .filter(|datagram| send_now(socket, datagram, to).is_ok());
-    Sent {
-        datagrams: sent.count(),
+    let mut sent = Sent {
         singly: count > 1,
+        ..Sent::default()
+    };
+    for datagram in train.chunks(size.max(1)) {
+        match send_now(socket, datagram, to) {
+            Ok(_) => sent.datagrams += 1,
+            Err(error) if is_too_long(&error) => sent.too_long += 1,
+            Err(_) => {}
+        }
     }
+    sent
 }
 
 /// What was received.
@@ -224,7 +231,7 @@ mod tests {
                     sent,
                     Sent {
                         datagrams: expected.len(),
-                        singly: false
+                        ..Sent::default()
                     }
                 );
                 assert_eq!(receive(&other, expected.len()), expected);
@@ -233,21 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn a_train_whose_datagrams_do_not_fit_the_way_goes_singly() {
+    fn of_a_train_that_is_too_long_goes_what_fits_and_the_rest_is_told() {
         testing::in_namespace(async |netlink, _| {
             netlink.set_mtu("lo", 1280).await.unwrap();
             let (one, other, to) = pair("127.0.0.1:0");
-            let train: Vec<u8> = (0..10 * 1439).map(|n| (n / 7) as u8).collect();
+            let train: Vec<u8> = (0..9 * 1439 + 700).map(|n| (n / 7) as u8).collect();
             let sent = send_train(&one, &train, 1439, to);
             assert_eq!(
                 sent,
                 Sent {
-                    datagrams: 10,
-                    singly: true
+                    datagrams: 1,
+                    singly: true,
+                    too_long: 9
                 }
             );
-            let expected: Vec<_> = train.chunks(1439).map(<[u8]>::to_vec).collect();
-            assert_eq!(receive(&other, 10), expected);
+            assert_eq!(receive(&other, 1), [&train[9 * 1439..]]);
         });
     }
 

@@ -13,8 +13,9 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-/// Binds a UDP socket with room for bursts, whose datagrams may be fragmented on their way. The
-/// unspecified address of either family means both families.
+/// Binds a UDP socket with room for bursts, whose datagrams are never fragmented: what is too long for a link
+/// of this host is refused ([`is_too_long`]), what is too long further on is lost. Word of that by ICMP,
+/// which anybody can forge, changes nothing. The unspecified address of either family means both families.
 ///
 /// # Errors
 /// `AddrInUse` if the port is taken, or what binding said.
@@ -40,7 +41,7 @@ fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
             socket.as_fd(),
             libc::SOL_IPV6,
             libc::IPV6_MTU_DISCOVER,
-            libc::IPV6_PMTUDISC_DONT,
+            libc::IPV6_PMTUDISC_PROBE,
         )?;
     }
     // On an IPv6 socket this is for the IPv4 datagrams it sends.
@@ -48,7 +49,7 @@ fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
         socket.as_fd(),
         libc::SOL_IP,
         libc::IP_MTU_DISCOVER,
-        libc::IP_PMTUDISC_DONT,
+        libc::IP_PMTUDISC_PROBE,
     )?;
     // Without the right to force it, the system's limit is what we get.
     if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
@@ -71,6 +72,11 @@ fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
 pub fn send_now(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
     // The kernel takes an IPv4 address on a socket for both families as it is.
     SockRef::from(socket).send_to_with_flags(datagram, &SockAddr::from(to), libc::MSG_DONTWAIT)
+}
+
+/// Whether the kernel has refused a datagram because a link of this host does not carry its length.
+pub fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 /// An address in its own family: what a socket for both families tells of an IPv4 peer is an IPv6
@@ -170,21 +176,23 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_longer_than_the_way_is_wide_are_fragmented() {
+    fn datagrams_longer_than_the_link_carries_are_refused() {
         testing::in_namespace(async |netlink, _| {
             netlink.set_mtu("lo", 1400).await.unwrap();
             for (any, to) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1")] {
                 let socket = bind_udp(addr(any)).unwrap();
                 let to = SocketAddr::new(to.parse().unwrap(), socket.local_addr().unwrap().port());
-                assert_eq!(send_now(&socket, &[7; 60_000], to).unwrap(), 60_000);
-                let mut buf = vec![0; 65_536];
-                assert_eq!(socket.recv(&mut buf).unwrap(), 60_000);
+                let headers = if to.is_ipv4() { 28 } else { 48 };
+                let error = send_now(&socket, &vec![7; 1401 - headers], to).unwrap_err();
+                assert!(is_too_long(&error), "{error}");
+                let longest = vec![7; 1400 - headers];
+                assert_eq!(send_now(&socket, &longest, to).unwrap(), longest.len());
             }
         });
     }
 
     #[test]
-    fn routers_on_the_way_may_fragment_too() {
+    fn routers_on_the_way_may_not_fragment_either() {
         for (any, level, option) in [
             ("127.0.0.1:0", libc::SOL_IP, libc::IP_MTU_DISCOVER),
             ("[::]:0", libc::SOL_IP, libc::IP_MTU_DISCOVER),
@@ -203,7 +211,7 @@ mod tests {
                     &raw mut len,
                 )
             };
-            assert_eq!((done, value), (0, libc::IP_PMTUDISC_DONT), "{any}");
+            assert_eq!((done, value), (0, libc::IP_PMTUDISC_PROBE), "{any}");
         }
     }
 

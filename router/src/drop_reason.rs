@@ -42,6 +42,10 @@ pub enum DropReason {
     Looped,
     /// A flooded frame was here before: views of the topology differ.
     DuplicateFlood,
+    /// A piece of a frame did not come in time, or not at all.
+    FragmentLost,
+    /// A datagram is too long for a link of this host, as was not known; the next ones are shorter.
+    DatagramTooLong,
     /// The kernel did not take a datagram: its buffer is full, or the underlay has no way.
     SendFailed,
     /// The kernel did not take a frame: the TAP's queue is full, or its link is down.
@@ -50,7 +54,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedPacket,
         Self::UnknownReceiver,
         Self::Replayed,
@@ -69,6 +73,8 @@ impl DropReason {
         Self::HopLimit,
         Self::Looped,
         Self::DuplicateFlood,
+        Self::FragmentLost,
+        Self::DatagramTooLong,
         Self::SendFailed,
         Self::TapFull,
     ];
@@ -99,6 +105,8 @@ impl DropReason {
             Self::HopLimit => "hop_limit",
             Self::Looped => "looped",
             Self::DuplicateFlood => "duplicate_flood",
+            Self::FragmentLost => "fragment_lost",
+            Self::DatagramTooLong => "datagram_too_long",
             Self::SendFailed => "send_failed",
             Self::TapFull => "tap_full",
         }

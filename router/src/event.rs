@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use weft_wire::PeerName;
 use weft_wire::control::{Hello, RefusalReason, SessionKey};
-use weft_wire::message::Heartbeat;
+use weft_wire::message::{Heartbeat, Probe};
 use weft_wire::packet::ReceiverIndex;
 
 use crate::Target;
@@ -25,7 +25,7 @@ impl fmt::Display for ConnId {
 /// Over the life of one connection they come in this order, those in brackets any number of times:
 ///
 /// ```text
-///  Dial · [Transmit] · Connected · InstallReceive · InstallSend · [SendHeartbeat, Remote] ·
+///  Dial · [Transmit] · Connected · InstallReceive · InstallSend · [SendHeartbeat, SendProbe, Limit, Remote] ·
 ///  Established · [InstallReceive, InstallSend, RetireReceive, Message, Gossip] · Uninstall · Disconnected · Close
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub enum Event {
         key: SessionKey,
         /// Where the peer takes datagrams.
         remote: SocketAddr,
+        /// Bytes of the longest datagram that may be sent there; frames that need more go in pieces.
+        limit: u16,
     },
     /// Open what comes with this number by this key; the keys before it stay good until
     /// [`Event::RetireReceive`].
@@ -92,6 +94,23 @@ pub enum Event {
         conn: ConnId,
         /// What to send.
         heartbeat: Heartbeat,
+    },
+    /// Pad this probe to its size, seal it for the connection's peer and send it. If the kernel says
+    /// that it is too long, that is told by `handle_too_long`.
+    SendProbe {
+        /// The connection.
+        conn: ConnId,
+        /// What to send.
+        probe: Probe,
+    },
+    /// The longest datagram that may be sent to this peer is another one from here on.
+    Limit {
+        /// The connection.
+        conn: ConnId,
+        /// The peer at its other end.
+        peer: PeerName,
+        /// Its bytes.
+        limit: u16,
     },
     /// Forget all keys of a connection.
     Uninstall {

@@ -19,6 +19,7 @@ use weft_wire::{Nickname, PeerName};
 use crate::control::{CannotSend, Channel, ChannelError, Side};
 use crate::discovery::Candidate;
 use crate::keys::Keys;
+use crate::path::{Path, Sight};
 use crate::pulse::Pulse;
 use crate::{ConnId, Target};
 
@@ -75,6 +76,7 @@ pub(crate) struct Up {
     pub(crate) since: Instant,
     pub(crate) keys: Keys,
     pub(crate) pulse: Pulse,
+    pub(crate) path: Path,
     /// When the next control heartbeat is due.
     pub(crate) heartbeat_at: Instant,
     /// The rings are equal, as far as we see.
@@ -219,11 +221,12 @@ impl Link {
 }
 
 impl Up {
-    pub(crate) fn new(keys: Keys, pulse: Pulse, now: Instant) -> Self {
+    pub(crate) fn new(keys: Keys, pulse: Pulse, path: Path, now: Instant) -> Self {
         Self {
             since: now,
             keys,
             pulse,
+            path,
             heartbeat_at: now + HEARTBEAT,
             synced: false,
             we_ready: false,
@@ -245,16 +248,27 @@ impl Up {
         due
     }
 
-    fn timeouts(&self) -> [(Instant, &'static str); 3] {
+    /// What is known of short datagrams.
+    pub(crate) fn sight(&self) -> Sight {
+        Sight {
+            rtt: self.pulse.rtt(),
+            clear: self.pulse.is_clear(),
+        }
+    }
+
+    fn timeouts(&self) -> [(Instant, &'static str); 4] {
         // Without a key from the peer there is nothing to ask with; that it gives none shows later.
-        let question = if self.keys.can_send() {
-            self.pulse.poll_timeout()
+        let dead_at = self.pulse.dead_at();
+        let (question, probe) = if self.keys.can_send() {
+            let probe = self.path.poll_timeout().unwrap_or(dead_at);
+            (self.pulse.poll_timeout(), probe)
         } else {
-            self.pulse.dead_at()
+            (dead_at, dead_at)
         };
         [
             (self.heartbeat_at, "control heartbeat"),
             (question, "UDP heartbeat"),
+            (probe, "path MTU"),
             (self.keys.poll_timeout(), "rekey"),
         ]
     }

@@ -40,7 +40,8 @@ pub struct ConnectionStatus {
     pub suite: Option<Suite>,
     /// Time to the peer and back over UDP, once measured.
     pub rtt: Option<Duration>,
-    /// MTU of the peer's default network.
+    /// The largest packet that goes there in one datagram, as far as the network's MTU, in bytes; larger
+    /// ones go in pieces.
     pub mtu: Option<u16>,
     /// What it waits for or why it failed, in words; empty if there is nothing to say.
     pub info: String,

@@ -1,12 +1,17 @@
-//! Datagrams on their way out, sealed one after another where they are sent from.
+//! Datagrams on their way out, sealed one after another where they are sent from. A frame that is too long
+//! for the path goes in pieces.
 //!
 //! Invariant: all are for one neighbour, and all but the last have the same length; whatever does not
 //! go with them sends them first. So datagrams leave in the order they came, to whomever.
 
 use std::sync::Arc;
 
+use std::sync::atomic::Ordering;
+
 use weft_net::datagrams::{MAX_TRAIN, MAX_TRAIN_BYTES, send_train};
 use weft_router::drop_reason::DropReason;
+use weft_router::fragment::Split;
+use weft_wire::message::FRAGMENT_LEN;
 use weft_wire::packet::{HEADER_LEN, OVERHEAD, TAG_LEN};
 
 use super::{BUFFER, Egress, Report, Shared, add};
@@ -22,6 +27,8 @@ pub(super) struct Batch {
     /// Whether the last one is shorter.
     closed: bool,
     to: Option<Arc<Egress>>,
+    /// A message that goes in pieces.
+    whole: Box<[u8]>,
 }
 
 impl Batch {
@@ -33,10 +40,12 @@ impl Batch {
             size: 0,
             closed: false,
             to: None,
+            whole: vec![0; BUFFER].into(),
         }
     }
 
-    /// Seals one frame of `len` bytes, which `write` writes, behind its message header.
+    /// Seals one frame of `len` bytes, which `write` writes, behind its message header; in pieces, if one
+    /// datagram would be too long for the path.
     pub(super) fn push(
         &mut self,
         shared: &Shared,
@@ -45,7 +54,58 @@ impl Batch {
         len: usize,
         write: impl FnOnce(&mut [u8]),
     ) {
-        let datagram_len = header.len() + len + OVERHEAD;
+        let len = header.len() + len;
+        let write = |room: &mut [u8]| {
+            if let Some((head, frame)) = room.split_at_mut_checked(header.len()) {
+                head.copy_from_slice(header);
+                write(frame);
+            }
+        };
+        if len + OVERHEAD > egress.limit {
+            self.push_pieces(shared, egress, len, write);
+        } else {
+            self.put(shared, egress, len, write);
+        }
+    }
+
+    fn push_pieces(
+        &mut self,
+        shared: &Shared,
+        egress: &Arc<Egress>,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let room = egress.limit.saturating_sub(OVERHEAD + FRAGMENT_LEN);
+        let mut buffer = std::mem::take(&mut self.whole);
+        match (Split::new(len, room), buffer.get_mut(..len)) {
+            (Some(split), Some(whole)) => {
+                write(whole);
+                add(&shared.counters.frames_split, 1);
+                let number = shared.splits.fetch_add(1, Ordering::Relaxed);
+                for (header, at) in split.pieces(number) {
+                    let piece = whole.get(at).unwrap_or_default();
+                    self.put(shared, egress, FRAGMENT_LEN + piece.len(), |room| {
+                        if let Some((head, rest)) = room.split_at_mut_checked(FRAGMENT_LEN) {
+                            head.copy_from_slice(&header.emit());
+                            rest.copy_from_slice(piece);
+                        }
+                    });
+                }
+            }
+            _ => shared.counters.drop(DropReason::MalformedFrame, 1),
+        }
+        self.whole = buffer;
+    }
+
+    /// Seals one message of `len` bytes, which `write` writes.
+    fn put(
+        &mut self,
+        shared: &Shared,
+        egress: &Arc<Egress>,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let datagram_len = len + OVERHEAD;
         if !self.takes(egress, datagram_len) {
             self.flush(shared);
         }
@@ -53,12 +113,8 @@ impl Batch {
         let Some(datagram) = self.buffer.get_mut(self.len..end) else {
             return shared.counters.drop(DropReason::MalformedFrame, 1);
         };
-        let (message, frame) = (HEADER_LEN, HEADER_LEN + header.len());
-        if let Some(room) = datagram.get_mut(message..frame) {
-            room.copy_from_slice(header);
-        }
-        if let Some(room) = datagram.get_mut(frame..datagram_len - TAG_LEN) {
-            write(room);
+        if let Some(message) = datagram.get_mut(HEADER_LEN..datagram_len - TAG_LEN) {
+            write(message);
         }
         if egress.session.seal(datagram).is_err() {
             return shared.counters.drop(DropReason::SessionExpired, 1);
@@ -83,8 +139,17 @@ impl Batch {
         if sent.singly {
             add(&shared.counters.trains_refused, 1);
         }
-        let failed = self.count.saturating_sub(sent.datagrams);
+        if sent.too_long > 0 {
+            let counters = &shared.counters;
+            counters.drop(DropReason::DatagramTooLong, sent.too_long);
+            shared.report(Report::TooLong {
+                conn: egress.conn,
+                size: self.size,
+            });
+        }
+        let failed = self.count.saturating_sub(sent.datagrams + sent.too_long);
         shared.counters.drop(DropReason::SendFailed, failed);
+        egress.activity.note_sent();
         if egress.session.needs_rekey() {
             shared.report(Report::RekeyDue { conn: egress.conn });
         }

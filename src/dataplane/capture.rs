@@ -8,7 +8,8 @@ use weft_router::flood::FloodNumber;
 use weft_router::macs::Location;
 use weft_router::offload::{Cut, VnetHeader};
 use weft_router::switch::{self, Captured};
-use weft_wire::message::{FloodHeader, HOP_LIMIT, UnicastHeader};
+use weft_wire::message::{FloodHeader, HOP_LIMIT, UNICAST_LEN, UnicastHeader};
+use weft_wire::packet::OVERHEAD;
 use weft_wire::{Frame, Network};
 
 use super::batch::Batch;
@@ -105,6 +106,7 @@ impl Loop<'_> {
             let counters = &self.shared.counters;
             return counters.drop(DropReason::NoRoute, cut.frames());
         };
+        cut.fit(egress.limit.saturating_sub(OVERHEAD + UNICAST_LEN));
         let header = header.emit();
         while let Some(len) = cut.next_len() {
             let write = |room: &mut [u8]| cut.write_next(room);

@@ -11,15 +11,20 @@ use weft_router::session::SendSession;
 use weft_router::switch::View;
 use weft_wire::PeerName;
 
+use super::activity::Activity;
+
 /// A map that is looked at for each frame, which is why the hash is a fast one.
 pub(crate) type ByPeer<T> = HashMap<PeerName, T, RandomState>;
 
-/// A neighbour that frames may be sent to: its connection is established.
+/// What is sent to one neighbour by.
 pub(crate) struct Egress {
     pub(crate) conn: ConnId,
     pub(crate) peer: PeerName,
     pub(crate) session: Arc<SendSession>,
     pub(crate) remote: SocketAddr,
+    /// Bytes of the longest datagram that goes there.
+    pub(crate) limit: usize,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// Where frames go.
@@ -35,8 +40,10 @@ pub(crate) struct Forwarding {
     pub(crate) next_hops: ByPeer<Arc<Egress>>,
     /// To whom a flooded frame is passed on, by its origin.
     pub(crate) flood: ByPeer<Vec<Arc<Egress>>>,
-    /// Neighbours frames are accepted from.
+    /// Neighbours frames are accepted from: their connections are established.
     pub(crate) neighbours: ByPeer<Arc<Egress>>,
+    /// Every connection that there is a key to send with for: whose questions are answered.
+    pub(crate) sessions: HashMap<ConnId, Arc<Egress>>,
 }
 
 impl Forwarding {
@@ -50,6 +57,7 @@ impl Forwarding {
             next_hops: ByPeer::default(),
             flood: ByPeer::default(),
             neighbours: ByPeer::default(),
+            sessions: HashMap::default(),
         }
     }
 

@@ -15,6 +15,7 @@
 //!
 //! Every frame and datagram that goes no further is counted under its [`DropReason`].
 
+mod activity;
 mod batch;
 mod capture;
 mod forwarding;
@@ -23,7 +24,7 @@ mod receive;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc as thread_mpsc;
 use std::thread;
 use std::time::Duration;
@@ -32,14 +33,16 @@ use arc_swap::ArcSwap;
 use dashmap::DashSet;
 use tokio::sync::mpsc;
 use weft_net::tap::Tap;
+use weft_net::udp::{is_too_long, send_now};
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
 use weft_router::macs::Location;
 use weft_router::session::{RecvSession, SendSession};
-use weft_wire::message::{HEARTBEAT_LEN, Heartbeat};
-use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex};
+use weft_wire::message::{HEARTBEAT_LEN, Heartbeat, PROBE_LEN, Probe};
+use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex, TAG_LEN};
 use weft_wire::{MacAddr, Network, PeerName};
 
+pub(crate) use activity::{Activity, Heard};
 pub(crate) use forwarding::{ByPeer, Egress, Forwarding};
 
 /// Reports that may wait for the control side; more are not made (a MAC is reported again with its
@@ -63,6 +66,10 @@ pub(crate) enum Report {
         from: SocketAddr,
         heartbeat: Heartbeat,
     },
+    /// The authentic answer to a probe.
+    Probed { conn: ConnId, answer: Probe },
+    /// The kernel does not send datagrams of so many bytes to this connection's peer.
+    TooLong { conn: ConnId, size: usize },
     /// A session has sealed as much as its key should.
     RekeyDue { conn: ConnId },
 }
@@ -87,6 +94,7 @@ pub(crate) struct Receiver {
     pub(crate) conn: ConnId,
     pub(crate) peer: PeerName,
     pub(crate) session: RecvSession,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// The running loops and the way to them.
@@ -101,6 +109,8 @@ struct Shared {
     tap: Tap,
     forwarding: ArcSwap<Forwarding>,
     counters: Counters,
+    /// Numbers frames that go in pieces; no neighbour sees one twice while it matters.
+    splits: AtomicU32,
     reports: mpsc::Sender<Report>,
     /// MACs reported and not yet dealt with, so that a burst of frames from one makes one report.
     news: DashSet<Sighting>,
@@ -112,6 +122,10 @@ pub(crate) struct Counters {
     pub(crate) frames_captured: AtomicU64,
     pub(crate) frames_injected: AtomicU64,
     pub(crate) frames_relayed: AtomicU64,
+    /// Frames that went in pieces, being too long for a path.
+    pub(crate) frames_split: AtomicU64,
+    /// Frames that came in pieces.
+    pub(crate) frames_joined: AtomicU64,
     pub(crate) bytes_captured: AtomicU64,
     pub(crate) bytes_injected: AtomicU64,
     pub(crate) datagrams_sent: AtomicU64,
@@ -158,6 +172,7 @@ impl DataPlane {
             tap,
             forwarding: ArcSwap::from_pointee(first),
             counters: Counters::default(),
+            splits: AtomicU32::new(0),
             reports,
             news: DashSet::new(),
         });
@@ -199,11 +214,18 @@ impl DataPlane {
         to: SocketAddr,
         heartbeat: Heartbeat,
     ) {
-        let mut datagram = [0; HEARTBEAT_LEN + OVERHEAD];
-        if let Some(message) = datagram.get_mut(HEADER_LEN..HEADER_LEN + HEARTBEAT_LEN) {
-            message.copy_from_slice(&heartbeat.emit());
+        self.shared.send_short(session, to, &heartbeat.emit());
+    }
+
+    /// Sends a probe, as long as it says, through a session. Answers whether it is short enough for the
+    /// links of this host.
+    pub(crate) fn send_probe(&self, session: &SendSession, to: SocketAddr, probe: Probe) -> bool {
+        let mut datagram = vec![0; usize::from(probe.size).max(PROBE_LEN + OVERHEAD)];
+        if let Some(message) = datagram.get_mut(HEADER_LEN..HEADER_LEN + PROBE_LEN) {
+            message.copy_from_slice(&probe.emit());
         }
-        self.shared.seal_and_send(session, to, &mut datagram);
+        let sent = self.shared.seal_and_send(session, to, &mut datagram);
+        !sent.is_err_and(|error| is_too_long(&error))
     }
 
     /// What was counted.
@@ -213,15 +235,34 @@ impl DataPlane {
 }
 
 impl Shared {
+    /// Sends a message that is no longer than a heartbeat, without waiting.
+    fn send_short(&self, session: &SendSession, to: SocketAddr, message: &[u8]) {
+        let mut room = [0; HEARTBEAT_LEN + OVERHEAD];
+        let end = HEADER_LEN + message.len();
+        if let Some(place) = room.get_mut(HEADER_LEN..end) {
+            place.copy_from_slice(message);
+        }
+        if let Some(datagram) = room.get_mut(..end + TAG_LEN)
+            && self.seal_and_send(session, to, datagram).is_err()
+        {
+            self.counters.drop(DropReason::SendFailed, 1);
+        }
+    }
+
     /// Seals a datagram laid out as header, message, tag, and sends it without waiting.
-    fn seal_and_send(&self, session: &SendSession, to: SocketAddr, datagram: &mut [u8]) {
+    fn seal_and_send(
+        &self,
+        session: &SendSession,
+        to: SocketAddr,
+        datagram: &mut [u8],
+    ) -> io::Result<()> {
         if session.seal(datagram).is_err() {
-            return self.counters.drop(DropReason::SessionExpired, 1);
+            self.counters.drop(DropReason::SessionExpired, 1);
+            return Ok(());
         }
-        match weft_net::udp::send_now(&self.socket, datagram, to) {
-            Ok(_) => add(&self.counters.datagrams_sent, 1),
-            Err(_) => self.counters.drop(DropReason::SendFailed, 1),
-        }
+        send_now(&self.socket, datagram, to)?;
+        add(&self.counters.datagrams_sent, 1);
+        Ok(())
     }
 
     /// Tells the control side, unless too much is waiting there already.

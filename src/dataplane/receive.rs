@@ -1,5 +1,6 @@
 //! From the peers to the TAP, and on to other peers: trains received, each datagram opened and decided on by
-//! itself, frames of one flow put together again for the TAP.
+//! itself, frames that came in pieces made whole, frames of one flow put together again for the TAP. Questions
+//! about the path are answered here, so that no control side, however busy, makes a path look dead.
 //!
 //! As long as frames wait to be put together the socket is asked without waiting; when it is empty, they
 //! go. So merging costs no time that there was anything else to do in.
@@ -8,16 +9,19 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver as Commands;
+use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use weft_net::datagrams::recv_train;
+use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
+use weft_router::fragment::Reassembly;
 use weft_router::macs::Location;
 use weft_router::offload::{Merge, Merged, Partial, checksum_place};
 use weft_router::session::OpenError;
 use weft_router::switch::{self, Flooded, Received};
-use weft_wire::message::{FloodHeader, Message, UnicastHeader};
+use weft_wire::message::{FloodHeader, FragmentHeader, Heartbeat, Message, Probe, UnicastHeader};
 use weft_wire::packet::{Header, ReceiverIndex};
 use weft_wire::{Frame, Network, PeerName};
 
@@ -30,6 +34,14 @@ struct Loop<'a> {
     shared: &'a Shared,
     commands: &'a Commands<Command>,
     receivers: HashMap<ReceiverIndex, Receiver, RandomState>,
+    /// What has come of messages in pieces, of neighbours that have ever sent any.
+    pieces: HashMap<ConnId, Reassembly>,
+    whole: Whole<'a>,
+}
+
+/// Where messages go once they are whole.
+struct Whole<'a> {
+    shared: &'a Shared,
     seen: Seen,
     /// Frames for other peers.
     relay: Batch,
@@ -44,18 +56,23 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
         shared,
         commands,
         receivers: HashMap::default(),
-        seen: Seen::new(),
-        relay: Batch::new(),
-        merge: Merge::new(shared.tap.cuts_udp()),
+        pieces: HashMap::new(),
+        whole: Whole {
+            shared,
+            seen: Seen::new(),
+            relay: Batch::new(),
+            merge: Merge::new(shared.tap.cuts_udp()),
+        },
     };
     loop {
-        let received = recv_train(&shared.socket, &mut buffer, !this.merge.is_waiting());
+        let received = recv_train(&shared.socket, &mut buffer, !this.whole.merge.is_waiting());
         this.take_commands();
         // Nothing came within the read timeout, which is there so that commands are taken without
         // traffic too, or nothing waits there; or it is an ICMP answer to something we sent. The socket
         // goes on.
         let Ok(Some(train)) = received else {
-            this.merge.flush(|merged| inject(shared, &merged));
+            this.whole.merge.flush(|merged| inject(shared, &merged));
+            this.expire();
             continue;
         };
         let datagrams = buffer.get_mut(..train.len).unwrap_or_default();
@@ -66,7 +83,7 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
                 shared.counters.drop(reason, 1);
             }
         }
-        this.relay.flush(shared);
+        this.whole.relay.flush(shared);
     }
 }
 
@@ -86,9 +103,20 @@ impl Loop<'_> {
             .session
             .open(bytes)
             .map_err(OpenError::drop_reason)?;
+        receiver.activity.note_heard();
         let (conn, peer) = (receiver.conn, receiver.peer);
         match Message::parse(message).map_err(|_| DropReason::MalformedPacket)? {
+            message @ (Message::Unicast(..) | Message::Flood(..)) => {
+                accepts(forwarding, peer)?;
+                self.whole.message(message, peer, forwarding)
+            }
+            Message::Fragment(header, piece) => {
+                accepts(forwarding, peer)?;
+                self.piece(header, piece, (conn, peer), forwarding)
+            }
             Message::Heartbeat(heartbeat) => {
+                let answer = heartbeat.answer().map(Heartbeat::emit);
+                self.answer(conn, from, answer.as_ref(), forwarding);
                 self.shared.report(Report::Heartbeat {
                     conn,
                     from,
@@ -96,13 +124,101 @@ impl Loop<'_> {
                 });
                 Ok(())
             }
-            Message::Unicast(header, frame) => {
-                accepts(forwarding, peer)?;
-                self.unicast(header, frame, forwarding)
+            Message::Probe(probe) => {
+                let answer = probe.answer().map(Probe::emit);
+                self.answer(conn, from, answer.as_ref(), forwarding);
+                if probe.reply {
+                    let answer = probe;
+                    self.shared.report(Report::Probed { conn, answer });
+                }
+                Ok(())
             }
-            Message::Flood(header, frame) => {
-                accepts(forwarding, peer)?;
-                self.flood(header, frame, peer, forwarding)
+        }
+    }
+
+    /// Sends an answer to where the question came from. The peer may have our key before we have its:
+    /// it asks again.
+    fn answer<const N: usize>(
+        &self,
+        conn: ConnId,
+        to: SocketAddr,
+        answer: Option<&[u8; N]>,
+        forwarding: &Forwarding,
+    ) {
+        if let (Some(answer), Some(egress)) = (answer, forwarding.sessions.get(&conn)) {
+            self.shared.send_short(&egress.session, to, answer);
+        }
+    }
+
+    fn piece(
+        &mut self,
+        header: FragmentHeader,
+        piece: &[u8],
+        (conn, peer): (ConnId, PeerName),
+        forwarding: &Forwarding,
+    ) -> Result<(), DropReason> {
+        let now = Instant::now();
+        let pieces = self.pieces.entry(conn);
+        let pieces = pieces.or_insert_with(|| Reassembly::new(now));
+        let message = pieces.push(header, piece, now);
+        let done = match message.map_err(|_| DropReason::MalformedPacket)? {
+            None => Ok(()),
+            Some(bytes) => {
+                add(&self.shared.counters.frames_joined, 1);
+                let message = Message::parse(bytes).map_err(|_| DropReason::MalformedPacket)?;
+                self.whole.message(message, peer, forwarding)
+            }
+        };
+        self.shared
+            .counters
+            .drop(DropReason::FragmentLost, pieces.take_lost());
+        done
+    }
+
+    /// Gives up frames whose last piece does not come.
+    fn expire(&mut self) {
+        if self.pieces.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for pieces in self.pieces.values_mut() {
+            pieces.expire(now);
+            let lost = pieces.take_lost();
+            self.shared.counters.drop(DropReason::FragmentLost, lost);
+        }
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Install(index, receiver) => {
+                    self.receivers.insert(index, receiver);
+                }
+                Command::Retire(index) => {
+                    self.receivers.remove(&index);
+                }
+                Command::Uninstall(conn) => {
+                    self.receivers.retain(|_, r| r.conn != conn);
+                    self.pieces.remove(&conn);
+                }
+            }
+        }
+    }
+}
+
+impl Whole<'_> {
+    fn message(
+        &mut self,
+        message: Message<'_>,
+        from: PeerName,
+        forwarding: &Forwarding,
+    ) -> Result<(), DropReason> {
+        match message {
+            Message::Unicast(header, frame) => self.unicast(header, frame, forwarding),
+            Message::Flood(header, frame) => self.flood(header, frame, from, forwarding),
+            // Nobody splits these.
+            Message::Heartbeat(_) | Message::Fragment(..) | Message::Probe(_) => {
+                Err(DropReason::MalformedPacket)
             }
         }
     }
@@ -203,20 +319,6 @@ impl Loop<'_> {
         let shared = self.shared;
         self.merge
             .push(frame.bytes(), unfinished, |merged| inject(shared, &merged));
-    }
-
-    fn take_commands(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Install(index, receiver) => {
-                    self.receivers.insert(index, receiver);
-                }
-                Command::Retire(index) => {
-                    self.receivers.remove(&index);
-                }
-                Command::Uninstall(conn) => self.receivers.retain(|_, r| r.conn != conn),
-            }
-        }
     }
 }
 

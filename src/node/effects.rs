@@ -16,7 +16,7 @@ use weft_wire::control::{RefusalReason, SessionKey};
 
 use super::{Node, Session};
 use crate::convert;
-use crate::dataplane::{Command, Receiver};
+use crate::dataplane::{Activity, Command, Receiver};
 use crate::state::PoolState;
 
 impl Node {
@@ -61,11 +61,18 @@ impl Node {
                 peer,
                 key,
                 remote,
+                limit,
             } => {
                 let send = Arc::new(SendSession::new(key.suite, &key.key, key.receiver));
-                self.mesh
-                    .sessions
-                    .insert(conn, Session { peer, send, remote });
+                let activity = self.activity(conn);
+                let session = Session {
+                    peer,
+                    send,
+                    remote,
+                    limit,
+                    activity,
+                };
+                self.mesh.sessions.insert(conn, session);
                 self.mesh.stale = true;
             }
             RouterEvent::InstallReceive { conn, peer, key } => {
@@ -84,8 +91,22 @@ impl Node {
                         .send_heartbeat(&session.send, session.remote, heartbeat);
                 }
             }
+            RouterEvent::SendProbe { conn, probe } => {
+                let session = self.mesh.sessions.get(&conn);
+                if session.is_some_and(|s| !self.data.send_probe(&s.send, s.remote, probe)) {
+                    self.router.handle_too_long(conn, probe.size, now);
+                }
+            }
+            RouterEvent::Limit { conn, peer, limit } => {
+                debug!(%peer, limit, "the longest datagram to a peer is another one");
+                if let Some(session) = self.mesh.sessions.get_mut(&conn) {
+                    session.limit = limit;
+                    self.mesh.stale = true;
+                }
+            }
             RouterEvent::Uninstall { conn } => {
                 self.mesh.sessions.remove(&conn);
+                self.mesh.activity.remove(&conn);
                 self.data.command(Command::Uninstall(conn));
                 self.mesh.stale = true;
             }
@@ -144,14 +165,21 @@ impl Node {
 
     fn install_receive(&mut self, conn: ConnId, peer: PeerName, key: &SessionKey) {
         let session = RecvSession::new(key.suite, &key.key);
+        let activity = self.activity(conn);
         self.data.command(Command::Install(
             key.receiver,
             Receiver {
                 conn,
                 peer,
                 session,
+                activity,
             },
         ));
+    }
+
+    /// What goes on on a connection, whatever keys it has.
+    fn activity(&mut self, conn: ConnId) -> Arc<Activity> {
+        self.mesh.activity.entry(conn).or_default().clone()
     }
 
     fn on_message(&mut self, from: PeerName, body: &[u8]) {

@@ -1,7 +1,10 @@
 //! Puts together what the data plane forwards by, from what the machines know.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+
+use weft_router::ConnId;
 
 use super::Node;
 use crate::dataplane::{ByPeer, Egress, Forwarding};
@@ -10,24 +13,30 @@ impl Node {
     /// Replaces the data plane's snapshot. Only established neighbours take or get frames.
     pub(super) fn replace_forwarding(&self) {
         let links = self.router.own_links();
-        let neighbours: ByPeer<Arc<Egress>> = self
+        let sessions: HashMap<ConnId, Arc<Egress>> = self
             .mesh
             .sessions
             .iter()
-            .filter(|(_, session)| {
-                links
-                    .get(&session.peer)
-                    .is_some_and(|link| link.established)
-            })
             .map(|(conn, session)| {
                 let egress = Egress {
                     conn: *conn,
                     peer: session.peer,
                     session: session.send.clone(),
                     remote: session.remote,
+                    limit: session.limit.into(),
+                    activity: session.activity.clone(),
                 };
-                (session.peer, Arc::new(egress))
+                (*conn, Arc::new(egress))
             })
+            .collect();
+        let established = |egress: &&Arc<Egress>| {
+            let link = links.get(&egress.peer);
+            link.is_some_and(|link| link.established)
+        };
+        let neighbours: ByPeer<Arc<Egress>> = sessions
+            .values()
+            .filter(established)
+            .map(|egress| (egress.peer, egress.clone()))
             .collect();
         let routes = self.router.routes();
         let next_hops = routes
@@ -55,6 +64,7 @@ impl Node {
             next_hops,
             flood,
             neighbours,
+            sessions,
         });
     }
 

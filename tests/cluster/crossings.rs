@@ -76,6 +76,7 @@ impl World {
                 peer,
                 key,
                 remote,
+                ..
             } => {
                 let send = SendSession::new(key.suite, &key.key, key.receiver).into();
                 let session = Session { peer, send, remote };
@@ -102,6 +103,9 @@ impl World {
                 }
             }
             Event::SendHeartbeat { conn, heartbeat } => self.send_heartbeat(n, conn, heartbeat),
+            Event::SendProbe { conn, probe } => self.send_probe(n, conn, probe),
+            // Frames are small here.
+            Event::Limit { .. } => {}
             Event::Uninstall { conn } => {
                 let up = self.up(n);
                 up.sessions.remove(&conn);

@@ -11,8 +11,10 @@ use weft_router::flood::Seen;
 use weft_router::macs::{Learned, Location, MacView};
 use weft_router::session::{OpenError, RecvSession, SendSession};
 use weft_router::switch::{self, Captured, Flooded, Received, View};
-use weft_wire::message::{FloodHeader, HOP_LIMIT, Heartbeat, Message, UnicastHeader};
-use weft_wire::packet::{HEADER_LEN, Header, TAG_LEN};
+use weft_wire::message::{
+    FloodHeader, HOP_LIMIT, Heartbeat, Message, PROBE_LEN, Probe, UnicastHeader,
+};
+use weft_wire::packet::{HEADER_LEN, Header, OVERHEAD, TAG_LEN};
 use weft_wire::{Frame, MacAddr, Network, PeerName};
 
 use crate::broken::Broken;
@@ -166,8 +168,19 @@ impl World {
         match message {
             Message::Heartbeat(heartbeat) => {
                 up.router.handle_heartbeat(conn, from, heartbeat, now);
+                if let Some(answer) = heartbeat.answer() {
+                    self.answer(n, conn, from, &answer.emit());
+                }
                 Ok(())
             }
+            Message::Probe(probe) => {
+                match probe.answer() {
+                    Some(answer) => self.answer(n, conn, from, &answer.emit()),
+                    None => up.router.handle_probed(conn, probe, now),
+                }
+                Ok(())
+            }
+            Message::Fragment(..) => panic!("small frames are not split"),
             Message::Unicast(header, bytes) => {
                 accepts?;
                 self.unicast(n, header, bytes)
@@ -240,6 +253,21 @@ impl World {
         if let Some(session) = self.peers[n].up().sessions.get(&conn) {
             let (send, remote) = (session.send.clone(), session.remote);
             self.seal(n, &send, remote, &heartbeat.emit(), &[]);
+        }
+    }
+
+    pub(crate) fn send_probe(&mut self, n: usize, conn: ConnId, probe: Probe) {
+        if let Some(session) = self.peers[n].up().sessions.get(&conn) {
+            let (send, remote) = (session.send.clone(), session.remote);
+            let padding = vec![0; usize::from(probe.size) - OVERHEAD - PROBE_LEN];
+            self.seal(n, &send, remote, &probe.emit(), &padding);
+        }
+    }
+
+    fn answer(&mut self, n: usize, conn: ConnId, to: SocketAddr, answer: &[u8]) {
+        if let Some(session) = self.peers[n].up().sessions.get(&conn) {
+            let send = session.send.clone();
+            self.seal(n, &send, to, answer, &[]);
         }
     }
 

@@ -15,6 +15,7 @@ use weft_wire::{PeerName, PeerUid};
 use crate::control::Side;
 use crate::keys::Keys;
 use crate::link::{Link, Origin, Stage, Up};
+use crate::path::Path;
 use crate::pulse::Pulse;
 use crate::{ConnId, Event};
 
@@ -256,7 +257,8 @@ impl Router {
         };
         let keys = Keys::new(self.config.aes && hello.aes, now);
         let pulse = Pulse::new(self.epoch, link.datagrams_to(), now);
-        let mut up = Up::new(keys, pulse, now);
+        let path = Path::new(self.config.mtu, now);
+        let mut up = Up::new(keys, pulse, path, now);
         up.synced = synced;
         link.stage = Stage::Up(Box::new(up));
         let (peer, remote, origin) = (hello.name, link.remote, link.origin.clone());

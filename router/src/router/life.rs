@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Losing the heartbeat for a while takes `Ready` back, so that frames go another way; losing it for
-//! longer ends the connection.
+//! longer ends the connection. Beside the heartbeat it is found out how long datagrams may be.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use weft_wire::control::{Control, Refusal, RefusalReason, SessionKey};
 use weft_wire::message::Heartbeat;
 
 use crate::link::{GREETING, Link, SILENCE, Stage};
+use crate::path::Path;
 use crate::{ConnId, Event};
 
 use super::ending::End;
@@ -88,18 +89,29 @@ impl Router {
         let Some(up) = link.and_then(Link::up_mut) else {
             return;
         };
-        let response = up.pulse.handle(from, heartbeat, now);
-        // The peer may have our key before we have its.
-        let answer = response.answer.filter(|_| up.keys.can_send());
-        if let Some(addr) = response.moved {
+        if let Some(addr) = up.pulse.handle(from, heartbeat, now) {
             self.events.push_back(Event::Remote { conn, peer, addr });
-        }
-        if let Some(heartbeat) = answer {
-            self.events
-                .push_back(Event::SendHeartbeat { conn, heartbeat });
+            self.on_path(conn, |path| path.begin(now));
         }
         self.sign_of_life(conn, now);
         self.update_ready(conn, now);
+    }
+
+    /// Lets something happen to what is known of a path, and tells if the limit is another one then.
+    pub(super) fn on_path(&mut self, conn: ConnId, happen: impl FnOnce(&mut Path)) {
+        let link = self.conns.links.get_mut(&conn);
+        let Some((peer, _)) = link.as_ref().and_then(|link| link.peer()) else {
+            return;
+        };
+        let Some(up) = link.and_then(Link::up_mut) else {
+            return;
+        };
+        let before = up.path.limit();
+        happen(&mut up.path);
+        let limit = up.path.limit();
+        if limit != before {
+            self.events.push_back(Event::Limit { conn, peer, limit });
+        }
     }
 
     /// Tells the other side when we become ready for frames, or cease to be.
@@ -107,7 +119,7 @@ impl Router {
         let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) else {
             return;
         };
-        let ready = up.synced && up.pulse.is_alive(now);
+        let ready = up.synced && up.pulse.is_alive();
         if ready != up.we_ready {
             let before = up.is_established();
             up.we_ready = ready;
@@ -166,15 +178,12 @@ impl Router {
         let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) else {
             return;
         };
-        let question = up
-            .keys
-            .can_send()
-            .then(|| up.pulse.handle_timeout(now))
-            .flatten();
-        if let Some(heartbeat) = question {
-            self.events
-                .push_back(Event::SendHeartbeat { conn, heartbeat });
+        if up.keys.can_send() {
+            self.ask(conn, now);
         }
+        let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) else {
+            return;
+        };
         let retired = up.keys.retire(now).into_iter();
         self.events
             .extend(retired.map(|receiver| Event::RetireReceive { receiver }));
@@ -188,6 +197,20 @@ impl Router {
         self.update_ready(conn, now);
     }
 
+    /// Asks what is to be asked over UDP: whether datagrams come through, and how long they may be.
+    fn ask(&mut self, conn: ConnId, now: Instant) {
+        let mut probe = None;
+        if let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) {
+            let question = up.pulse.handle_timeout(now);
+            let question = question.map(|heartbeat| Event::SendHeartbeat { conn, heartbeat });
+            self.events.extend(question);
+            let sight = up.sight();
+            self.on_path(conn, |path| probe = path.handle_timeout(sight, now));
+        }
+        let probe = probe.map(|probe| Event::SendProbe { conn, probe });
+        self.events.extend(probe);
+    }
+
     fn take_key(&mut self, conn: ConnId, key: SessionKey, now: Instant) {
         let Some(link) = self.conns.links.get_mut(&conn) else {
             return;
@@ -199,12 +222,13 @@ impl Router {
             return;
         };
         let renew = up.keys.handle_offer(now);
-        let remote = up.pulse.remote();
+        let (remote, limit) = (up.pulse.remote(), up.path.limit());
         self.events.push_back(Event::InstallSend {
             conn,
             peer,
             key,
             remote,
+            limit,
         });
         if renew {
             self.offer_key(conn, now);

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use weft_wire::control::{Control, Refusal, RefusalReason};
-use weft_wire::message::Heartbeat;
+use weft_wire::message::{Heartbeat, Probe};
 use weft_wire::{PeerName, PeerUid};
 use zeroize::Zeroizing;
 
@@ -165,7 +165,8 @@ impl Router {
         self.finish(now);
     }
 
-    /// The data plane has opened a heartbeat that came over a session of this connection.
+    /// The data plane has opened a heartbeat that came over a session of this connection, and has answered
+    /// it if it was a question.
     pub fn handle_heartbeat(
         &mut self,
         conn: ConnId,
@@ -174,6 +175,30 @@ impl Router {
         now: Instant,
     ) {
         self.take_heartbeat(conn, from, heartbeat, now);
+        self.finish(now);
+    }
+
+    /// The data plane has opened the answer to a probe.
+    pub fn handle_probed(&mut self, conn: ConnId, answer: Probe, now: Instant) {
+        self.on_path(conn, |path| path.handle_answer(answer, now));
+        self.finish(now);
+    }
+
+    /// The kernel would not send a datagram of so many bytes to this connection's peer.
+    pub fn handle_too_long(&mut self, conn: ConnId, size: u16, now: Instant) {
+        self.on_path(conn, |path| path.handle_too_long(size, now));
+        self.finish(now);
+    }
+
+    /// Frames were sent to this connection's peer in the last moments, and something came from there, or
+    /// nothing did.
+    pub fn handle_traffic(&mut self, conn: ConnId, heard: bool, now: Instant) {
+        if let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) {
+            up.path.handle_traffic(heard, now);
+            if !heard {
+                up.pulse.handle_silence(now);
+            }
+        }
         self.finish(now);
     }
 

@@ -77,7 +77,7 @@ fn of_link(link: &Link) -> ConnectionStatus {
         peer: link.peer(),
         suite: up.map(|up| up.keys.suite()),
         rtt: up.and_then(|up| up.pulse.rtt()),
-        mtu: link.hello.as_ref().map(|hello| hello.mtu),
+        mtu: up.map(|up| up.path.mtu()),
         info: match &link.stage {
             Stage::Greeting { .. } => "handshake".to_owned(),
             Stage::Contest { .. } => {

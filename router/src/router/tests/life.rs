@@ -7,9 +7,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use weft_wire::PeerUid;
 use weft_wire::control::Suite;
-use weft_wire::message::Heartbeat;
 
 use super::net::{Net, config};
+use crate::link::Link;
 use crate::{Config, ConnectionState, Event, SendError};
 
 #[test]
@@ -62,12 +62,12 @@ fn a_heartbeat_lost_for_a_while_takes_the_connection_out_of_the_routes() {
     net.connect(0, "n1");
     net.run_secs(21);
     net.udp_shut.insert(1);
-    net.run_secs(17);
+    net.run_secs(9);
     assert!(!net.established(0, 1));
     assert!(net.statuses(0)[0].info.contains("is UDP port 6783 open?"));
     assert!(net.nodes[0].router.routes().unicast.is_empty());
     net.udp_shut.clear();
-    net.run_secs(1);
+    net.run_secs(2);
     assert!(net.established(0, 1));
     assert_eq!((net.disconnects(0), net.disconnects(1)), (0, 0));
 }
@@ -92,29 +92,83 @@ fn tcp_silence_ends_a_connection_and_it_comes_back() {
 }
 
 #[test]
-fn a_question_that_overtakes_the_peers_key_is_not_answered() {
+fn a_cut_is_noticed_within_seconds_when_frames_are_sent() {
     let mut net = Net::of(2);
     net.connect(0, "n1");
-    while net.count(1, |e| matches!(e, Event::InstallReceive { .. })) == 0 {
+    net.run_secs(21);
+    net.udp_shut.insert(1);
+    let conn = *net.nodes[0].router.conns.peers.values().next().unwrap();
+    let cut = net.now;
+    while net.established(0, 1) {
+        // As the node does it: every 500 ms.
+        net.run(Duration::from_millis(500));
+        net.nodes[0].router.handle_traffic(conn, false, net.now);
+        net.work(0);
+        assert!(net.now - cut < Duration::from_secs(4));
+    }
+    assert_eq!((net.disconnects(0), net.disconnects(1)), (0, 0));
+}
+
+#[test]
+fn the_first_key_comes_before_the_limit_and_later_ones_bring_it() {
+    let mut net = Net::of(2);
+    net.connect(0, "n1");
+    net.run_secs(300);
+    let mut limits = vec![];
+    for event in &net.nodes[0].log {
+        if let Event::InstallSend { limit, .. } | Event::Limit { limit, .. } = event {
+            limits.push(*limit);
+        }
+    }
+    assert!(limits.len() > 3, "{limits:?}");
+    assert_eq!(limits[0], 548);
+    assert!(limits[1..].iter().all(|limit| *limit == 1447), "{limits:?}");
+    assert_eq!(net.statuses(0)[0].mtu, Some(1376));
+}
+
+#[test]
+fn all_that_is_of_use_is_known_to_pass_when_the_first_frame_may_be_sent() {
+    let mut net = Net::of(2);
+    net.connect(0, "n1");
+    while !net.nodes[0]
+        .router
+        .conns
+        .links
+        .values()
+        .any(Link::is_established)
+    {
         net.run(Duration::from_millis(1));
     }
-    let conn = *net.nodes[1].router.conns.peers.values().next().unwrap();
-    assert_eq!(net.statuses(1)[0].info, "waiting for the peer's key");
-    let (from, question) = (
-        net.nodes[0].addr,
-        Heartbeat {
-            reply: false,
-            stamp: 1,
-        },
-    );
-    net.nodes[1]
-        .router
-        .handle_heartbeat(conn, from, question, net.now);
-    net.work(1);
-    assert_eq!(
-        net.count(1, |e| matches!(e, Event::SendHeartbeat { .. })),
-        0
-    );
+    assert_eq!(net.statuses(0)[0].mtu, Some(1376));
+}
+
+#[test]
+fn a_narrow_path_shows() {
+    let mut net = Net::of(2);
+    net.carries = 672;
+    net.connect(0, "n1");
+    net.run_secs(10);
+    let mtu = net.statuses(0)[0].mtu.unwrap();
+    assert!((601..=609).contains(&mtu), "{mtu}");
+    assert_eq!(net.disconnects(0), 0);
+}
+
+#[test]
+fn a_peer_that_moves_is_probed_anew() {
+    let mut net = Net::of(2);
+    net.connect(0, "n1");
+    net.run_secs(60);
+    let moved: SocketAddr = "198.51.100.9:1234".parse().unwrap();
+    net.nodes[1].udp_from = moved;
+    net.nodes[0].log.clear();
+    net.run_secs(6);
+    let mut limits = vec![];
+    for event in &net.nodes[0].log {
+        if let Event::Limit { limit, .. } = event {
+            limits.push(*limit);
+        }
+    }
+    assert_eq!(limits, [548, 1447]);
 }
 
 #[test]

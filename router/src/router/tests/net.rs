@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use weft_wire::control::SessionKey;
-use weft_wire::message::Heartbeat;
+use weft_wire::message::{Heartbeat, Probe};
 use weft_wire::packet::ReceiverIndex;
 use weft_wire::{Nickname, PeerName, PeerUid};
 
@@ -30,6 +30,8 @@ pub(super) struct Net {
     pub(super) cut: BTreeSet<(usize, usize)>,
     /// Nodes that no datagram reaches.
     pub(super) udp_shut: BTreeSet<usize>,
+    /// The longest datagram that gets through.
+    pub(super) carries: u16,
     /// Whether rings are found equal as soon as two peers are connected.
     pub(super) sync: bool,
     /// Bytes on all streams, in order.
@@ -55,13 +57,20 @@ enum Delivery {
     DialFailed(ConnId, String),
     Bytes(ConnId, Vec<u8>),
     Closed(ConnId),
-    Datagram(SessionKey, SocketAddr, Heartbeat),
+    Datagram(SessionKey, SocketAddr, Asked),
     Synced(PeerName),
     Links(
         PeerName,
         PeerUid,
         BTreeMap<PeerName, crate::topology::LinkState>,
     ),
+}
+
+/// What datagrams carry here.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    Heartbeat(Heartbeat),
+    Probe(Probe),
 }
 
 /// A node's configuration, by number; tests change what they are about.
@@ -106,6 +115,7 @@ impl Net {
             sent: 0,
             cut: BTreeSet::new(),
             udp_shut: BTreeSet::new(),
+            carries: 1472,
             sync: true,
             trace: vec![],
             lost_keys: 0,
@@ -331,14 +341,36 @@ impl Net {
             Delivery::Closed(conn) => {
                 router.handle_closed(conn, "closed by the other side".to_owned(), now)
             }
-            Delivery::Datagram(key, from, heartbeat) => match receiving.get(&key.receiver) {
+            Delivery::Datagram(key, from, asked) => match receiving.get(&key.receiver) {
                 Some((conn, held)) if *held == key => {
-                    router.handle_heartbeat(*conn, from, heartbeat, now)
+                    let conn = *conn;
+                    self.answer(n, conn, asked, from);
+                    self.take_datagram(n, conn, from, asked);
                 }
                 _ => self.lost_keys += 1,
             },
             Delivery::Synced(peer) => router.set_synced(peer, now),
             Delivery::Links(peer, uid, links) => router.handle_links(peer, uid, links, now),
+        }
+    }
+
+    /// What the data plane does by itself, once it has a key to do it with.
+    fn answer(&mut self, n: usize, conn: ConnId, asked: Asked, to: SocketAddr) {
+        let answer = match asked {
+            Asked::Heartbeat(heartbeat) => heartbeat.answer().map(Asked::Heartbeat),
+            Asked::Probe(probe) => probe.answer().map(Asked::Probe),
+        };
+        if let (Some(answer), Some((key, _))) = (answer, self.nodes[n].sending.get(&conn)) {
+            self.send_datagram(n, key.clone(), to, answer);
+        }
+    }
+
+    pub(super) fn take_datagram(&mut self, n: usize, conn: ConnId, from: SocketAddr, asked: Asked) {
+        let (router, now) = (&mut self.nodes[n].router, self.now);
+        match asked {
+            Asked::Heartbeat(heartbeat) => router.handle_heartbeat(conn, from, heartbeat, now),
+            Asked::Probe(probe) if probe.reply => router.handle_probed(conn, probe, now),
+            Asked::Probe(_) => {}
         }
     }
 
@@ -389,7 +421,11 @@ impl Net {
                     *remote = addr;
                 }
             }
-            Event::SendHeartbeat { conn, heartbeat } => self.send_datagram(n, conn, heartbeat),
+            Event::SendHeartbeat { conn, heartbeat } => {
+                self.ask(n, conn, Asked::Heartbeat(heartbeat))
+            }
+            Event::SendProbe { conn, probe } => self.ask(n, conn, Asked::Probe(probe)),
+            Event::Limit { .. } => {}
             Event::Uninstall { conn } => {
                 self.nodes[n].sending.remove(&conn);
                 self.nodes[n].receiving.retain(|_, (held, _)| *held != conn);
@@ -445,19 +481,23 @@ impl Net {
         }
     }
 
-    fn send_datagram(&mut self, n: usize, conn: ConnId, heartbeat: Heartbeat) {
-        let node = &self.nodes[n];
-        let (key, remote) = node.sending.get(&conn).expect("a heartbeat before a key");
-        let to = self
-            .nodes
-            .iter()
-            .position(|to| to.addr == *remote || to.udp_from == *remote);
-        let open = |to: &usize| !self.is_cut(n, *to) && !self.udp_shut.contains(to);
+    fn ask(&mut self, n: usize, conn: ConnId, asked: Asked) {
+        let sending = self.nodes[n].sending.get(&conn);
+        let (key, remote) = sending.expect("a question before a key").clone();
+        self.send_datagram(n, key, remote, asked);
+    }
+
+    fn send_datagram(&mut self, n: usize, key: SessionKey, remote: SocketAddr, asked: Asked) {
+        let mut nodes = self.nodes.iter();
+        let to = nodes.position(|to| to.addr == remote || to.udp_from == remote);
+        let fits = match asked {
+            Asked::Heartbeat(_) => true,
+            Asked::Probe(probe) => probe.reply || probe.size <= self.carries,
+        };
+        let open = |to: &usize| fits && !self.is_cut(n, *to) && !self.udp_shut.contains(to);
         if let Some(to) = to.filter(open) {
-            self.deliver(
-                to,
-                Delivery::Datagram(key.clone(), node.udp_from, heartbeat),
-            );
+            let from = self.nodes[n].udp_from;
+            self.deliver(to, Delivery::Datagram(key, from, asked));
         }
     }
 
