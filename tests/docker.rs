@@ -19,5 +19,7 @@ mod command;
 mod images;
 #[path = "docker/networks.rs"]
 mod networks;
+#[path = "docker/plain.rs"]
+mod plain;
 #[path = "docker/routers.rs"]
 mod routers;

@@ -1,0 +1,295 @@
+//! Plain `docker run`: by the runtime, by the proxy that `weft env` leads to, and what both leave as it is.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::bed::Bed;
+use super::command::{PATIENCE, SOON, ensure, eventually};
+use super::images::BUSYBOX;
+
+/// Docker on this many hosts, a router on each with these arguments, connected.
+#[track_caller]
+fn hosts(count: usize, launch: &[&str]) -> Bed {
+    let bed = Bed::up(count);
+    for host in bed.names() {
+        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
+        bed.ok(&host, &[&["weft", "launch"], launch, peers].concat());
+    }
+    bed
+}
+
+/// The same where dockerd knows the runtime.
+#[track_caller]
+fn hosts_set_up(count: usize, launch: &[&str]) -> Bed {
+    let bed = hosts(count, launch);
+    bed.on_all(|bed, host| {
+        bed.ok(host, &["weft", "setup", "docker"]);
+    });
+    bed
+}
+
+/// Runs a line in a shell that `weft env` told where Docker is.
+#[track_caller]
+fn led(bed: &Bed, host: &str, line: &str) -> String {
+    bed.sh(host, &format!("eval $(weft env 2>/dev/null); {line}"))
+}
+
+/// The address on a container's `ethwe`.
+#[track_caller]
+fn address(bed: &Bed, host: &str, container: &str) -> String {
+    let shown = bed.ok(
+        host,
+        &[
+            "docker", "exec", container, "ip", "-4", "-o", "addr", "show", "ethwe",
+        ],
+    );
+    in_text(&shown).unwrap_or_else(|| panic!("no address: {shown}"))
+}
+
+/// What follows `inet` in what `ip` shows.
+fn in_text(shown: &str) -> Option<String> {
+    let word = shown
+        .split_whitespace()
+        .skip_while(|word| *word != "inet")
+        .nth(1);
+    word.map(str::to_owned)
+}
+
+/// What is learned from tutorials, word for word; `script` gives the terminal that `-it` wants.
+#[track_caller]
+fn tell_the_story(bed: &Bed, first: &str, second: &str) {
+    for (host, app) in [("node01", first), ("node02", second)] {
+        let run = format!("docker container run -d --name {app} {BUSYBOX} tail -f /dev/null");
+        led(bed, host, &run);
+    }
+    for (host, from, to) in [("node02", second, first), ("node01", first, second)] {
+        eventually("the other has heard of the name", SOON, || {
+            let lookup = bed.on(host, &["weft", "dns-lookup", to]);
+            ensure(lookup.code == Some(0), lookup.said)
+        });
+        let ping = format!("docker container exec -it {from} ping -c 4 {to}");
+        let said = led(bed, host, &format!("script -qec '{ping}' /dev/null"));
+        assert!(said.contains(" 0% packet loss"), "{said}");
+    }
+}
+
+#[test]
+fn the_tutorial_works_word_for_word_with_and_without_setting_docker_up() {
+    let bed = Bed::up(2);
+    bed.ok("node01", &["weft", "launch"]);
+    bed.ok("node02", &["weft", "launch"]);
+    bed.ok("node01", &["weft", "connect", "node02"]);
+    let env = bed.on("node01", &["weft", "env"]);
+    assert!(env.said.contains("weft setup docker"), "{env:?}");
+    assert_eq!(
+        env.printed,
+        "export DOCKER_HOST=unix:///run/weft/docker.sock\n"
+    );
+    tell_the_story(&bed, "app01", "app02");
+    for host in bed.names() {
+        bed.ok(&host, &["weft", "setup", "docker"]);
+        assert_eq!(bed.on(&host, &["weft", "env"]).said, "");
+    }
+    tell_the_story(&bed, "app03", "app04");
+    let runtime = [
+        "docker",
+        "inspect",
+        "-f",
+        "{{.HostConfig.Runtime}}",
+        "app03",
+    ];
+    assert_eq!(bed.ok("node01", &runtime).trim(), "weft");
+    let restored = "eval $(weft env); eval $(weft env --restore); echo \"[$DOCKER_HOST]\"";
+    assert_eq!(bed.sh("node01", restored), "[]\n");
+}
+
+#[test]
+fn sixty_containers_started_at_once_have_their_addresses_from_the_first_instruction_on() {
+    let bed = hosts_set_up(3, &[]);
+    let mut addresses = BTreeSet::new();
+    let first = "ip -4 -o addr show ethwe up; exec sleep infinity";
+    bed.on_all(|bed, host| {
+        thread::scope(|scope| {
+            for number in 0..20 {
+                scope.spawn(move || {
+                    let name = format!("c{number}-{host}");
+                    let begin = ["docker", "run", "-d", "--runtime=weft", "--name", &name];
+                    bed.ok(
+                        host,
+                        &[&begin, [BUSYBOX, "sh", "-c", first].as_slice()].concat(),
+                    );
+                });
+            }
+        });
+    });
+    for host in bed.names() {
+        for number in 0..20 {
+            let logs = bed.ok(&host, &["docker", "logs", &format!("c{number}-{host}")]);
+            let address = in_text(&logs).unwrap_or_else(|| panic!("no address at first: {logs}"));
+            assert!(
+                addresses.insert(address.clone()),
+                "{address} was given twice"
+            );
+        }
+    }
+    assert_eq!(addresses.len(), 60);
+}
+
+#[test]
+fn fifty_short_containers_in_a_row_do_with_fourteen_addresses_of_three_hosts() {
+    let bed = hosts_set_up(3, &["--ipalloc-range=10.9.0.0/28"]);
+    for number in 0..50 {
+        let host = format!("node0{}", number % 3 + 1);
+        let run = ["docker", "run", "--rm", "--runtime=weft", BUSYBOX];
+        let show = ["ip", "-4", "-o", "addr", "show", "ethwe"];
+        let shown = bed.ok(&host, &[&run, show.as_slice()].concat());
+        let address = in_text(&shown).unwrap_or_else(|| panic!("{number}: {shown}"));
+        assert!(address.starts_with("10.9.0."), "{address}");
+    }
+}
+
+#[test]
+fn a_container_keeps_its_address_and_name_whatever_is_started_again() {
+    let mut bed = hosts_set_up(1, &[]);
+    let run = [
+        "docker",
+        "run",
+        "-d",
+        "--runtime=weft",
+        "--restart=always",
+        "--name",
+        "app01",
+    ];
+    bed.ok(
+        "node01",
+        &[&run, [BUSYBOX, "sleep", "infinity"].as_slice()].concat(),
+    );
+    let before = address(&bed, "node01", "app01");
+    let still = |bed: &Bed, what: &str| {
+        let bare = before.split('/').next().unwrap();
+        eventually(
+            &format!("app01 is as it was after {what}"),
+            PATIENCE,
+            || {
+                let show = [
+                    "docker", "exec", "app01", "ip", "-4", "-o", "addr", "show", "ethwe",
+                ];
+                let shown = bed.on("node01", &show);
+                ensure(
+                    in_text(&shown.printed).as_ref() == Some(&before),
+                    format!("{shown:?}"),
+                )?;
+                let name = bed.on("node01", &["weft", "dns-lookup", "app01"]);
+                ensure(name.printed.trim() == bare, format!("{name:?}"))
+            },
+        );
+    };
+    still(&bed, "nothing");
+    bed.sh(
+        "node01",
+        "kill -9 $(docker inspect -f '{{.State.Pid}}' app01)",
+    );
+    still(&bed, "its own end");
+    bed.ok("node01", &["docker", "restart", "-t", "0", "app01"]);
+    still(&bed, "docker restart");
+    bed.ok("node01", &["weft", "stop"]);
+    bed.ok("node01", &["weft", "launch"]);
+    still(&bed, "a restart of the router");
+    bed.sh("node01", "kill -9 $(cat /run/weft/weft.pid)");
+    bed.ok("node01", &["weft", "launch"]);
+    still(&bed, "the death of the router");
+    bed.stop_docker("node01");
+    bed.start_docker("node01");
+    still(&bed, "a restart of dockerd");
+    bed.power_off("node01");
+    bed.power_on("node01");
+    bed.ok("node01", &["weft", "launch"]);
+    bed.start_docker("node01");
+    still(&bed, "a loss of power");
+}
+
+#[test]
+fn what_docker_prints_is_the_same_through_the_proxy() {
+    let bed = hosts_set_up(1, &[]);
+    led(
+        &bed,
+        "node01",
+        "docker run -d --name app01 busybox sleep infinity",
+    );
+    bed.sh("node01", "mkdir /run/b && printf 'FROM busybox\\nCOPY f /f\\nRUN cat /f\\n' > /run/b/Dockerfile && head -c 3000000 /dev/zero > /run/b/f");
+    for line in [
+        "docker ps -a --format '{{.Names}} {{.Image}}'; docker images -q; docker version",
+        "docker run --rm busybox sh -c 'echo out; echo err >&2; exit 3' 2>/run/err; echo $?; cat /run/err",
+        "head -c 2000000 /dev/urandom > /run/in; docker run --rm -i busybox cat < /run/in | cmp - /run/in && echo same",
+        "docker exec app01 sh -c 'echo out; exit 4'; echo $?; echo text | docker exec -i app01 cat",
+        "script -qec 'docker exec -it app01 sh -c \"tty; stty size\"' /dev/null",
+        "docker run -d --name l busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done' >/dev/null; docker logs -f l; docker rm l",
+        "docker cp app01:/etc/group /run/g && cat /run/g; docker cp /run/in app01:/in && docker exec app01 wc -c /in",
+        "docker run -d --name a busybox sh -c 'read x < /run/fifo 2>/dev/null; sleep 0.5; echo said' >/dev/null; docker attach a; docker wait a; docker rm a",
+        "DOCKER_BUILDKIT=0 docker build -q /run/b >/dev/null && docker save busybox | wc -c",
+        "since=$(date +%s); docker run --rm --name e busybox true; timeout 20 docker events --since $since --until $(($(date +%s) + 1)) --filter container=e --format '{{.Action}}'",
+        "docker inspect none; docker run --rm nosuchimage@sha256:0 2>&1; echo $?",
+    ] {
+        let plain = bed.sh("node01", &format!("exec 2>&1; {line}; true"));
+        let through = led(&bed, "node01", &format!("exec 2>&1; {line}; true"));
+        assert_eq!(through, plain, "{line}");
+    }
+}
+
+#[test]
+fn a_router_that_is_stuck_or_gone_is_in_the_way_of_nothing_but_the_network() {
+    let bed = hosts_set_up(1, &[]);
+    let stop = |signal: &str| {
+        bed.sh(
+            "node01",
+            &format!("kill -{signal} $(cat /run/weft/weft.pid)"),
+        )
+    };
+    let others_work = || {
+        let begin = Instant::now();
+        led(
+            &bed,
+            "node01",
+            "docker ps; docker run --rm --net=host busybox true",
+        );
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begin.elapsed()
+        );
+        let begin = Instant::now();
+        let refused = bed
+            .on(
+                "node01",
+                &["sh", "-c", "eval $(weft env); docker run --rm busybox true"],
+            )
+            .failure();
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            begin.elapsed()
+        );
+        refused
+    };
+    led(&bed, "node01", "docker run --rm busybox true");
+    stop("STOP");
+    let refused = others_work();
+    assert!(refused.contains("does not answer"), "{refused}");
+    stop("CONT");
+    led(&bed, "node01", "docker run --rm busybox true");
+    stop("KILL");
+    let refused = others_work();
+    assert!(refused.contains("weft launch"), "{refused}");
+    let refused = bed
+        .on(
+            "node01",
+            &["docker", "run", "--rm", "--runtime=weft", BUSYBOX, "true"],
+        )
+        .failure();
+    assert!(refused.contains("weft launch"), "{refused}");
+    bed.ok("node01", &["weft", "launch"]);
+    led(&bed, "node01", "docker run --rm busybox true");
+    bed.ok("node01", &["weft", "reset"]);
+    assert!(!bed.path("node01", "/run/weft/docker.sock").exists());
+}
