@@ -363,7 +363,9 @@ fn ring_corpus() -> Vec<Vec<u8>> {
             weft_ipam::Event::Send { bytes, .. } => corpus.push(bytes),
             weft_ipam::Event::Persist(saved) => corpus.push(saved.emit()),
             weft_ipam::Event::Answer { .. }
-            | weft_ipam::Event::Announce(_)
+            | weft_ipam::Event::Announce { .. }
+            | weft_ipam::Event::Joined(_)
+            | weft_ipam::Event::Forget(_)
             | weft_ipam::Event::Synced { .. }
             | weft_ipam::Event::Conflict { .. } => {}
         }

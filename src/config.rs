@@ -12,7 +12,7 @@ use weft_api::Cidr as ApiCidr;
 use weft_cli::LaunchArgs;
 use weft_cli::launch::IpallocInit;
 use weft_dns::Domain;
-use weft_ipam::{Cidr, Init};
+use weft_ipam::{Cidr, Init, MAX_POOLS};
 use weft_router::{Identity, ParseTargetError, Psk, Target};
 use weft_wire::{Nickname, PeerName, PeerUid};
 
@@ -56,7 +56,8 @@ pub(crate) struct MeshConfig {
 /// Which addresses we give out.
 #[derive(Debug, Clone)]
 pub(crate) struct IpamConfig {
-    pub(crate) pool: Cidr,
+    /// At least one; the first is the default one.
+    pub(crate) pools: Vec<Cidr>,
     pub(crate) default_subnet: Cidr,
     pub(crate) init: Init,
 }
@@ -95,6 +96,12 @@ pub(crate) enum ConfigError {
         "--ipalloc-default-subnet {subnet} and --ipalloc-range {range} have no address in common"
     )]
     Apart { subnet: ApiCidr, range: ApiCidr },
+    #[error("--ipalloc-range {0} and {1} overlap: give the larger one only")]
+    Overlap(Cidr, Cidr),
+    #[error(
+        "there may be {MAX_POOLS} address ranges in all, some of them made later: give fewer --ipalloc-range"
+    )]
+    TooMany,
     #[error("--ipalloc-default-subnet without --ipalloc-range: there is nothing to allocate from")]
     NoRange,
     #[error("--dns-domain {0:?}: {1}")]
@@ -139,9 +146,9 @@ impl Config {
         })
     }
 
-    /// The address pool in the form peers compare and the state is filed under.
-    pub(crate) fn pool(&self) -> Option<String> {
-        self.ipam.as_ref().map(|ipam| ipam.pool.to_string())
+    /// The address pools we were told of, the default one first.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = Cidr> {
+        self.ipam.iter().flat_map(|ipam| ipam.pools.iter().copied())
     }
 
     /// The address no ARP packet may speak of across hosts, because every bridge has it.
@@ -164,7 +171,7 @@ impl Config {
             port: self.mesh.port,
             mtu: self.mesh.mtu,
             version: self.version.to_owned(),
-            pools: self.pool().into_iter().collect(),
+            pools: self.pools().map(|pool| pool.to_string()).collect(),
             conn_limit: self.mesh.conn_limit,
             discovery: self.mesh.discovery,
             trusted: self
@@ -199,22 +206,27 @@ fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
 }
 
 fn ipam(args: &LaunchArgs) -> Result<Option<IpamConfig>, ConfigError> {
-    let Some(range) = args.ipam.ipalloc_range.0 else {
+    let ranges = args.ipam.ipalloc_range.iter().filter_map(|range| range.0);
+    let ranges: Vec<ApiCidr> = ranges.collect();
+    let Some(&range) = ranges.first() else {
         return match args.ipam.ipalloc_default_subnet {
             Some(_) => Err(ConfigError::NoRange),
             None => Ok(None),
         };
     };
-    let pool = convert::subnet(range).map_err(|failure| ConfigError::Range {
-        range,
-        reason: failure.error,
-    })?;
+    let mut pools = Vec::new();
+    for range in &ranges {
+        pools.push(pool(*range, &pools)?);
+    }
     let subnet = args.ipam.ipalloc_default_subnet.unwrap_or(range);
     let default_subnet = convert::subnet(subnet).map_err(|failure| ConfigError::DefaultSubnet {
         subnet,
         reason: failure.error,
     })?;
-    if !pool.overlaps(default_subnet) {
+    if !pools
+        .first()
+        .is_some_and(|pool| pool.overlaps(default_subnet))
+    {
         return Err(ConfigError::Apart { subnet, range });
     }
     let init = match &args.ipam.ipalloc_init {
@@ -223,10 +235,25 @@ fn ipam(args: &LaunchArgs) -> Result<Option<IpamConfig>, ConfigError> {
         IpallocInit::Observer => Init::Observer,
     };
     Ok(Some(IpamConfig {
-        pool,
+        pools,
         default_subnet,
         init,
     }))
+}
+
+/// One more pool beside those there are.
+fn pool(range: ApiCidr, pools: &[Cidr]) -> Result<Cidr, ConfigError> {
+    let pool = convert::subnet(range).map_err(|failure| ConfigError::Range {
+        range,
+        reason: failure.error,
+    })?;
+    if let Some(other) = pools.iter().find(|other| other.overlaps(pool)) {
+        return Err(ConfigError::Overlap(*other, pool));
+    }
+    if pools.len() == MAX_POOLS {
+        return Err(ConfigError::TooMany);
+    }
+    Ok(pool)
 }
 
 fn dns(args: &LaunchArgs) -> Result<Option<DnsConfig>, ConfigError> {

@@ -10,7 +10,9 @@ use std::time::Instant;
 use weft_api::report as out;
 use weft_api::{Cidr as ApiCidr, ContainerId as ApiContainer};
 use weft_gossip::Entry;
-use weft_ipam::{Addr, Allocator, Cidr, ContainerId, PendingRequest, RequestError, Status, Wish};
+use weft_ipam::{
+    AddPoolError, Addr, Allocator, Cidr, ContainerId, PendingRequest, RequestError, Status, Wish,
+};
 use weft_router::{ConnectionState, ConnectionStatus};
 use weft_wire::PeerName;
 use weft_wire::control::Suite;
@@ -161,9 +163,24 @@ fn pending(request: &PendingRequest) -> Option<out::Pending> {
     })
 }
 
+/// Why there can be no such pool, as the API says it.
+pub(crate) fn pool_error(error: AddPoolError) -> Failure {
+    match error {
+        AddPoolError::TooSmall { .. } => Failure::bad(error),
+        AddPoolError::Overlaps { .. } => Failure::taken(error),
+        AddPoolError::TooMany => Failure::unavailable(error),
+    }
+}
+
+fn no_ipam() -> Failure {
+    Failure::missing("address allocation is switched off (--ipalloc-range \"\")")
+        .hint("give an address yourself, such as ip:10.32.0.5/12")
+}
+
 /// Why there is no address, as the API says it.
 pub(crate) fn request_error(error: RequestError) -> Failure {
     match &error {
+        RequestError::NoPool => no_ipam(),
         RequestError::OutOfPool { .. }
         | RequestError::TooSmall { .. }
         | RequestError::Prefix { .. }

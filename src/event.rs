@@ -48,6 +48,7 @@ pub(crate) enum Request {
     Allocate(RequestId, ContainerId, api::Allocate, Reply<api::Address>),
     Claim(RequestId, ContainerId, api::Claim, Reply<api::Address>),
     Prime(RequestId, Reply<()>),
+    AddPool(Cidr, Reply<api::Pool>),
     /// The caller of that request went away.
     Cancel(RequestId),
     Lookup(ContainerId, Reply<api::Addresses>),

@@ -59,11 +59,13 @@ impl Host {
             filter: forward::Guard::start(config.host.bridge.as_str()),
         };
         host.drop_stale_entries().await;
-        if let (Some(dns), Some(ipam)) = (&config.dns, &config.ipam) {
-            host.resolver_address(dns.address, convert::api_cidr(&ipam.pool))
-                .await?;
+        if let Some(dns) = &config.dns {
+            let pools: Vec<_> = config
+                .pools()
+                .map(|pool| convert::api_cidr(&pool))
+                .collect();
+            host.resolver_address(dns.address, &pools).await?;
         }
-        host.check_overlap(config).await;
         for entry in exposed {
             let Ok(cidr) = entry.cidr.parse::<Cidr>() else {
                 continue;
@@ -126,20 +128,21 @@ impl Host {
         Ok(())
     }
 
-    async fn resolver_address(&self, addr: Ipv4Addr, pool: Cidr) -> anyhow::Result<()> {
-        bridge::dns_address(
-            &self.netlink,
-            &self.bridge,
-            addr,
-            (pool.addr(), pool.prefix()),
-        )
-        .await
-        .with_context(|| {
-            format!(
-                "cannot put the resolver's address {addr} on {}",
-                self.bridge
-            )
-        })
+    /// Puts the resolver's address on the bridge, and has its answers to these pools leave by it.
+    pub(crate) async fn resolver_address(
+        &self,
+        addr: Ipv4Addr,
+        pools: &[Cidr],
+    ) -> anyhow::Result<()> {
+        let pools: Vec<_> = pools.iter().map(|p| (p.addr(), p.prefix())).collect();
+        bridge::dns_address(&self.netlink, &self.bridge, addr, &pools)
+            .await
+            .with_context(|| {
+                format!(
+                    "cannot put the resolver's address {addr} on {}",
+                    self.bridge
+                )
+            })
     }
 
     /// Entries of an earlier run: nobody has confirmed them in this one.
@@ -152,14 +155,8 @@ impl Host {
         }
     }
 
-    async fn check_overlap(&mut self, config: &Config) {
-        let Some(pool) = config
-            .ipam
-            .as_ref()
-            .map(|ipam| convert::api_cidr(&ipam.pool))
-        else {
-            return;
-        };
+    /// Warns of routes of the host that a pool would be in the way of.
+    pub(crate) async fn check_overlap(&mut self, pool: Cidr) {
         match bridge::overlapping_routes(&self.netlink, (pool.addr(), pool.prefix()), &self.bridge)
             .await
         {

@@ -163,6 +163,7 @@ fn control(node: Node) -> Router {
         .route(routes::IP_ADDR, delete(free))
         .route(routes::HOLDERS, get(holders))
         .route(routes::PRIME, post(prime))
+        .route(routes::POOL, put(add_pool))
         .route(routes::NETWORK, get(network))
         .route(routes::NAME, put(add_name).delete(remove_names))
         .route(routes::NAME_LOOKUP, get(find_name))
@@ -237,6 +238,15 @@ async fn claim(
 
 async fn prime(State(node): State<Node>) -> Answer<StatusCode> {
     node.ask_patiently(Request::Prime).await.map(nothing)
+}
+
+async fn add_pool(
+    State(node): State<Node>,
+    Body(body): Body<api::AddPool>,
+) -> Answer<Json<api::Pool>> {
+    node.ask(|reply| Request::AddPool(body.subnet, reply))
+        .await
+        .map(Json)
 }
 
 async fn lookup(State(node): State<Node>, container: Container) -> Answer<Json<api::Addresses>> {

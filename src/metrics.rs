@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use weft_api::Report;
-use weft_api::report::{ConnectionState, Reach};
+use weft_api::report::{ConnectionState, Ipam, Reach};
 
 use crate::dataplane::Counters;
 use crate::resolver::Outcome;
@@ -224,36 +224,37 @@ fn by_label<'a>(
 }
 
 fn services(registry: &mut Registry, report: &Report) {
-    if let Some(ipam) = &report.ipam {
+    if report.all_pools().next().is_some() {
+        let sum = |of: fn(&Ipam) -> u64| {
+            let all = report.all_pools().map(of).sum::<u64>();
+            usize::try_from(all).unwrap_or(usize::MAX)
+        };
         gauge(
             registry,
             "ipam_active_addresses",
             "Addresses given to containers of this host",
-            usize::try_from(ipam.active).unwrap_or(usize::MAX),
+            sum(|ipam| ipam.active),
         );
         gauge(
             registry,
             "ipam_pending_requests",
             "Address requests that wait",
-            ipam.pending.len(),
+            sum(|ipam| ipam.pending.len() as u64),
         );
         gauge(
             registry,
             "ipam_conflicts",
             "Containers cut off because another holds their address",
-            ipam.conflicts.len(),
+            sum(|ipam| ipam.conflicts.len() as u64),
         );
-        let unreachable: u64 = ipam
-            .owners
-            .iter()
-            .filter(|o| !o.reachable)
-            .map(|o| o.addresses)
-            .sum();
         gauge(
             registry,
             "ipam_unreachable_addresses",
             "Addresses owned by peers that cannot be reached",
-            usize::try_from(unreachable).unwrap_or(usize::MAX),
+            sum(|ipam| {
+                let gone = ipam.owners.iter().filter(|owner| !owner.reachable);
+                gone.map(|owner| owner.addresses).sum()
+            }),
         );
     }
     if let Some(dns) = &report.dns {

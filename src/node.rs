@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use weft_dns::{Domain, Name, NameTable, Record};
 use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
-use weft_ipam::{Allocator, RequestId};
+use weft_ipam::{Pools, RequestId};
 use weft_router::macs::MacTable;
 use weft_router::session::SendSession;
 use weft_router::{ConnId, Router};
@@ -52,7 +52,7 @@ pub(crate) struct Node {
     config: Config,
     persisted: Persisted,
     router: Router,
-    ipam: Option<Allocator>,
+    ipam: Pools,
     names: Names,
     macs: MacTable,
     mesh: Mesh,
@@ -138,7 +138,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) persisted: Persisted,
     pub(crate) router: Router,
-    pub(crate) ipam: Option<Allocator>,
+    pub(crate) ipam: Pools,
     pub(crate) names: Names,
     pub(crate) gossip: Gossip,
     pub(crate) macs: MacTable,
@@ -201,7 +201,7 @@ impl Node {
 
     fn deadline(&self) -> Instant {
         let router = self.router.poll_timeout();
-        let ipam = self.ipam.as_ref().and_then(Allocator::poll_timeout);
+        let ipam = self.ipam.poll_timeout();
         let far = Instant::now() + Duration::from_secs(3600);
         [router, ipam]
             .into_iter()
@@ -214,9 +214,7 @@ impl Node {
     fn handle_timeout(&mut self) {
         let now = Instant::now();
         self.router.handle_timeout(now);
-        if let Some(ipam) = &mut self.ipam {
-            ipam.handle_timeout(now);
-        }
+        self.ipam.handle_timeout(now);
     }
 
     async fn handle_inputs(&mut self, first: Input) -> Next {

@@ -19,7 +19,7 @@ use weft_cli::LaunchArgs;
 use weft_cli::launch::Password;
 use weft_dns::NameTable;
 use weft_gossip::{Change, Entry, Gossip, GossipConfig, Outgoing, PeerInfo};
-use weft_ipam::Allocator;
+use weft_ipam::{Init, Pools, PoolsConfig};
 use weft_router::macs::MacTable;
 use weft_router::{Identity, Psk, Router, Target};
 use weft_wire::PeerUid;
@@ -114,7 +114,7 @@ async fn start(
     let now = Instant::now();
     let mut router = Router::new(config.router(identity, psk), random_seed()?, now);
     router.connect(&targets, true, now);
-    let ipam = allocator(&config, &persisted.state, targets.len(), now)?;
+    let ipam = pools(&config, &persisted.state, targets.len(), now)?;
     let names = names(&config, &persisted.state).await?;
     let (gossip, changes, outgoing) = gossip(&config, generation, &names.table).await?;
     let macs = MacTable::new();
@@ -184,30 +184,21 @@ fn targets(config: &Config, state: &State) -> Vec<Target> {
     targets
 }
 
-fn allocator(
-    config: &Config,
-    state: &State,
-    targets: usize,
-    now: Instant,
-) -> anyhow::Result<Option<Allocator>> {
-    let Some(ipam) = &config.ipam else {
-        return Ok(None);
-    };
-    let saved = state
-        .pools
-        .get(&ipam.pool.to_string())
-        .map(PoolState::saved)
-        .transpose();
-    let saved = saved.context("the ring in the state file is damaged: put back a good copy, or give this peer's addresses up with `weft reset --force`")?;
-    let settings = weft_ipam::Config {
+fn pools(config: &Config, state: &State, targets: usize, now: Instant) -> anyhow::Result<Pools> {
+    let saved: Result<Vec<_>, _> = state.pools.values().map(PoolState::saved).collect();
+    let saved = saved.context("a ring in the state file is damaged: put back a good copy, or give this peer's addresses up with `weft reset --force`")?;
+    let settings = PoolsConfig {
         us: config.name,
-        pool: ipam.pool,
-        default_subnet: ipam.default_subnet,
-        init: ipam.init.clone(),
+        pools: config.pools().collect(),
+        default_subnet: config.ipam.as_ref().map(|ipam| ipam.default_subnet),
+        init: config
+            .ipam
+            .as_ref()
+            .map_or(Init::Observer, |ipam| ipam.init.clone()),
         targets,
         reserved: Vec::new(),
     };
-    Ok(Some(Allocator::new(settings, saved, random_seed()?, now)?))
+    Ok(Pools::new(settings, saved, random_seed()?, now)?)
 }
 
 async fn names(config: &Config, state: &State) -> anyhow::Result<Names> {

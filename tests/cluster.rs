@@ -12,7 +12,7 @@
 //! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
 //! * `gossip.rs`: what each peer says of itself, exchanged between neighbours.
 //! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
-//! * `scenarios.rs`, `chaos.rs`, `broken.rs`: the tests.
+//! * `scenarios.rs`, `pools.rs`, `chaos.rs`, `broken.rs`: the tests.
 //!
 //! `WEFT_SEEDS=N cargo test --test cluster` runs more seeds; a failing one prints how to replay it.
 #![allow(
@@ -38,6 +38,8 @@ mod gossip;
 mod model;
 #[path = "cluster/peer.rs"]
 mod peer;
+#[path = "cluster/pools.rs"]
+mod pools;
 #[path = "cluster/scenarios.rs"]
 mod scenarios;
 #[path = "cluster/settled.rs"]

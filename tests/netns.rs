@@ -26,6 +26,8 @@ mod link_layer;
 mod merge;
 #[path = "netns/path.rs"]
 mod path;
+#[path = "netns/pools.rs"]
+mod pools;
 #[path = "netns/privacy.rs"]
 mod privacy;
 #[path = "netns/refusals.rs"]

@@ -22,8 +22,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::types::{
-    AddName, Address, Addresses, Allocate, Claim, Connect, Expose, Forget, Found, HandedOver, Hide,
-    Holders, Network, Refusal, RemoveNames, RemovedNames, TakenOver,
+    AddName, AddPool, Address, Addresses, Allocate, Claim, Connect, Expose, Forget, Found,
+    HandedOver, Hide, Holders, Network, Pool, Refusal, RemoveNames, RemovedNames, TakenOver,
 };
 use crate::{Cidr, ContainerId, Report, routes};
 
@@ -274,6 +274,16 @@ impl Client {
         self.call(Method::POST, path, Bytes::new(), Waits::Peers)
             .await
             .map(drop)
+    }
+
+    /// See to it that addresses of a subnet can be had; the pool it is in.
+    ///
+    /// # Errors
+    /// See [`CallError`]; 409 if a pool lies inside the subnet.
+    pub async fn add_pool(&self, subnet: Cidr) -> Called<Cidr> {
+        let request = AddPool { subnet };
+        let answer: Pool = self.ask(Method::PUT, routes::POOL, Some(&request)).await?;
+        Ok(answer.pool)
     }
 
     /// What attaching a container needs to know.

@@ -20,14 +20,29 @@ pub struct Report {
     pub version: String,
     /// Peers, connections, routes.
     pub router: Router,
-    /// Addresses; none if switched off.
+    /// Addresses of the default pool; none if switched off.
     pub ipam: Option<Ipam>,
+    /// Addresses of all other pools: told of at the start, made later, or heard of from peers.
+    #[serde(default)]
+    pub pools: Vec<Ipam>,
     /// Names; none if switched off.
     pub dns: Option<Dns>,
     /// The network containers are attached to.
     pub network: Network,
     /// What somebody should look at, a sentence each.
     pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// All pools, the default one first.
+    pub fn all_pools(&self) -> impl Iterator<Item = &Ipam> {
+        self.ipam.iter().chain(&self.pools)
+    }
+
+    /// Who holds which address on this host, whatever pool it is of.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.all_pools().flat_map(|ipam| &ipam.holders)
+    }
 }
 
 /// The mesh as this peer sees it.

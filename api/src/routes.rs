@@ -16,6 +16,7 @@
 //! | `DELETE /ip/{container}/{ip}` | | 204 |
 //! | `GET /holders/{ip}` | | [`Holders`](crate::types::Holders), none is no error |
 //! | `POST /prime` | | 204, when the ring exists |
+//! | `PUT /pool` | [`AddPool`](crate::types::AddPool) | [`Pool`](crate::types::Pool), the one the subnet is in |
 //! | `GET /network` | | [`Network`](crate::types::Network) |
 //! | `PUT /name` | [`AddName`](crate::types::AddName) | 204 |
 //! | `DELETE /name` | [`RemoveNames`](crate::types::RemoveNames) | [`RemovedNames`](crate::types::RemovedNames) |
@@ -59,6 +60,8 @@ pub const IP_ADDR: &str = "/ip/{container}/{ip}";
 pub const HOLDERS: &str = "/holders/{ip}";
 /// Wait for the ring.
 pub const PRIME: &str = "/prime";
+/// Address pools.
+pub const POOL: &str = "/pool";
 /// What attaching needs to know.
 pub const NETWORK: &str = "/network";
 /// Add and remove records.

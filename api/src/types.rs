@@ -162,7 +162,7 @@ pub struct TakenOver {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allocate {
-    /// The subnet it must come from; none = the default subnet.
+    /// The subnet it must come from, in any pool; none = the default subnet.
     #[serde(default)]
     pub subnet: Option<Cidr>,
 }
@@ -196,6 +196,22 @@ pub struct Addresses {
 pub struct Holders {
     /// In ascending order.
     pub containers: Vec<ContainerId>,
+}
+
+/// `PUT /pool`: see to it that addresses of this subnet can be had. Idempotent; other peers join by
+/// themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddPool {
+    /// The subnet; refused if a pool lies inside it.
+    pub subnet: Cidr,
+}
+
+/// Answer to `PUT /pool`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The pool that the subnet is in: the subnet itself, or a larger one that was there.
+    pub pool: Cidr,
 }
 
 /// Answer to `GET /network`: what attaching a container needs to know.

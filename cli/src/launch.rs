@@ -130,14 +130,15 @@ pub struct MeshArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Addresses")]
 pub struct IpamArgs {
-    /// Addresses to give out, the same on all peers; "" switches giving out off
+    /// Addresses to give out, the same on all peers; may be repeated, the first is the default; "" switches giving out off
     #[arg(
         long,
         env = "WEFT_IPALLOC_RANGE",
         value_name = "CIDR",
+        value_delimiter = ',',
         default_value = "10.32.0.0/12"
     )]
-    pub ipalloc_range: OrOff<Cidr>,
+    pub ipalloc_range: Vec<OrOff<Cidr>>,
     /// Subnet of addresses that are asked for without one [default: the whole range]
     #[arg(long, env = "WEFT_IPALLOC_DEFAULT_SUBNET", value_name = "CIDR")]
     pub ipalloc_default_subnet: Option<Cidr>,
@@ -453,8 +454,8 @@ mod tests {
         let args = launch(&[]).unwrap();
         assert_eq!(args.mesh.port, 6783);
         assert_eq!(
-            args.ipam.ipalloc_range.0,
-            Some("10.32.0.0/12".parse().unwrap())
+            args.ipam.ipalloc_range,
+            [OrOff(Some("10.32.0.0/12".parse().unwrap()))]
         );
         assert_eq!(args.ipam.ipalloc_init, IpallocInit::Consensus(None));
         assert_eq!(args.dns.dns_listen_address.0.port(), 53);
@@ -483,8 +484,8 @@ mod tests {
         assert_eq!(args.peers, ["host1", "host2:6800"]);
         assert_eq!(args.identity.name, Some("::1".parse().unwrap()));
         assert_eq!(
-            (args.ipam.ipalloc_range.0, args.host.status_addr.0),
-            (None, None)
+            (args.ipam.ipalloc_range, args.host.status_addr.0),
+            (vec![OrOff(None)], None)
         );
         let seeds = vec!["::1".parse().unwrap(), "::2".parse().unwrap()];
         assert_eq!(args.ipam.ipalloc_init, IpallocInit::Seed(seeds));
@@ -494,6 +495,18 @@ mod tests {
             "10.0.0.1:53".parse().unwrap()
         );
         assert_eq!(args.log_level, LogLevel::Warning);
+    }
+
+    #[test]
+    fn ranges_are_given_one_by_one_or_in_one_word() {
+        let ranges = ["10.32.0.0/12", "172.30.0.0/16"].map(|range| OrOff(range.parse().ok()));
+        let [first, second] = ["10.32.0.0/12", "172.30.0.0/16"];
+        for given in [
+            &["--ipalloc-range", first, "--ipalloc-range", second][..],
+            &["--ipalloc-range", "10.32.0.0/12,172.30.0.0/16"],
+        ] {
+            assert_eq!(launch(given).unwrap().ipam.ipalloc_range, ranges);
+        }
     }
 
     #[test]

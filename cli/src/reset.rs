@@ -268,7 +268,7 @@ mod tests {
             let dns = Ipv4Addr::new(169, 254, 67, 83);
             let pool = (Ipv4Addr::new(10, 32, 0, 0).into(), 12);
             links.set_up("weft").await.unwrap();
-            weft_net::bridge::dns_address(&links, "weft", dns, pool)
+            weft_net::bridge::dns_address(&links, "weft", dns, &[pool])
                 .await
                 .unwrap();
             remove_links(&args).await.unwrap();

@@ -385,8 +385,9 @@ impl Caller {
             }
             Some(StatusPart::Ipam) => {
                 let (what, flag) = ("address allocation", "--ipalloc-range \"\"");
-                let ipam = report.ipam.as_ref().ok_or(RunError::Off { what, flag })?;
-                output.show(ipam, status::addresses)
+                let first = report.all_pools().next();
+                let ipam = first.ok_or(RunError::Off { what, flag })?;
+                output.show(ipam, |_, paint| status::pools(&report, paint))
             }
         };
         shown.map_err(RunError::Output)

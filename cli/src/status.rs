@@ -19,7 +19,7 @@ pub fn overview(report: &Report, paint: Paint) -> String {
     text.blank();
     text.line("Version", &report.version);
     router(&mut text, &report.router, paint);
-    if let Some(ipam) = &report.ipam {
+    for ipam in report.all_pools() {
         ipam_section(&mut text, ipam, paint);
     }
     if let Some(dns) = &report.dns {
@@ -73,6 +73,18 @@ pub fn names(dns: &Dns) -> String {
         let container = entry.container.short();
         format!("{name:<12} {address:<15} {container:<12} {}", entry.origin)
     }))
+}
+
+/// Each pool's owners and what waits there; a pool that is not the default one below its own name.
+pub fn pools(report: &Report, paint: Paint) -> String {
+    let mut text = String::new();
+    for ipam in report.all_pools() {
+        if report.ipam.as_ref() != Some(ipam) {
+            let _ = writeln!(text, "{}: {}", ipam.range, ipam.status);
+        }
+        text.push_str(&addresses(ipam, paint));
+    }
+    text
 }
 
 /// Each owner's share, then what waits, then what is in conflict.

@@ -71,6 +71,7 @@ pub(crate) fn fresh() -> Report {
         version: "0.1.0".to_owned(),
         router,
         ipam: None,
+        pools: Vec::new(),
         dns: None,
         network: Network {
             bridge: "weft".to_owned(),

@@ -324,6 +324,11 @@ impl Allocator {
         due.min_by_key(|(at, _)| *at)
     }
 
+    /// All addresses there are.
+    pub const fn pool(&self) -> Cidr {
+        self.config.pool
+    }
+
     /// The digest of our ring, [`Digest::NONE`] without one.
     pub const fn digest(&self) -> Digest {
         self.digest
@@ -363,8 +368,8 @@ impl Allocator {
         self.reconsider_asks(now);
         self.out
             .effects
-            .retain(|e| !matches!(e, Event::Announce(_)));
-        self.effect(Event::Announce(self.digest));
+            .retain(|e| !matches!(e, Event::Announce { .. }));
+        self.announce();
     }
 
     pub(crate) fn dirty(&mut self) {
@@ -373,6 +378,11 @@ impl Allocator {
 
     pub(crate) fn effect(&mut self, event: Event) {
         self.out.effects.push(event);
+    }
+
+    pub(crate) fn announce(&mut self) {
+        let (pool, digest) = (self.config.pool, self.digest);
+        self.effect(Event::Announce { pool, digest });
     }
 
     pub(crate) fn answer(&mut self, id: RequestId, result: Result<Answer, RequestError>) {

@@ -50,7 +50,17 @@ pub enum Event {
         result: Result<Answer, RequestError>,
     },
     /// Publish this digest of our ring, so that others see whether theirs differs.
-    Announce(Digest),
+    Announce {
+        /// The pool it is of.
+        pool: Cidr,
+        /// The digest.
+        digest: Digest,
+    },
+    /// This pool is one of ours from here on; each is told of once.
+    Joined(Cidr),
+    /// There is no such pool any more: take back what was published of it, and what was written
+    /// down.
+    Forget(Cidr),
     /// Frames may flow to this neighbour, as far as addresses are concerned.
     Synced {
         /// The neighbour.

@@ -23,7 +23,8 @@
 //!   connections -> sync.rs                                     barriers, pulling rings
 //! ```
 //!
-//! [`Allocator`] holds it together: a machine without clock, sockets or randomness of its own.
+//! [`Allocator`] holds it together for one pool, [`Pools`] for all: machines without clock, sockets
+//! or randomness of their own.
 //! `docs/ipam.md` has the rules and why they are safe.
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,7 @@ mod digest;
 mod event;
 mod exchange;
 mod message;
+mod pools;
 mod requests;
 mod ring;
 mod saved;
@@ -50,6 +52,7 @@ pub use birth::Init;
 pub use consensus::{Acceptor, Ballot, Decree};
 pub use digest::{Digest, ParseDigestError};
 pub use event::{Answer, Config, Event};
+pub use pools::{AddPoolError, MAX_POOLS, Pools, PoolsConfig};
 pub use requests::{FreeError, MAX_PENDING, RequestError, RequestId, Wish};
 pub use ring::{Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
 pub use saved::{Allocation, LoadError, Saved, SavedRing};

@@ -141,11 +141,7 @@ impl Message {
     /// It is cut short, about another pool, of an unknown kind, or holds what cannot be.
     pub(crate) fn parse(bytes: &[u8], pool: Cidr) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
-        let version = r.u8("address message version")?;
-        if version != VERSION {
-            return Err(unknown("address message version", version.into()));
-        }
-        let theirs = read_cidr(&mut r, "address pool")?;
+        let theirs = read_head(&mut r)?;
         if theirs != pool {
             return Err(unknown("address pool", theirs.first().to_bits().into()));
         }
@@ -262,6 +258,22 @@ impl Denial {
         all.find(|denial| denial.code() == code)
             .ok_or_else(|| unknown("reason of denial", code.into()))
     }
+}
+
+/// The pool a message is about.
+///
+/// # Errors
+/// It is cut short, of another version, or names what is no pool.
+pub(crate) fn pool_of(bytes: &[u8]) -> Result<Cidr, Malformed> {
+    read_head(&mut Reader::new(bytes))
+}
+
+fn read_head(r: &mut Reader<'_>) -> Result<Cidr, Malformed> {
+    let version = r.u8("address message version")?;
+    if version != VERSION {
+        return Err(unknown("address message version", version.into()));
+    }
+    read_cidr(r, "address pool")
 }
 
 pub(crate) fn write_cidr(w: &mut Writer, cidr: Cidr) {

@@ -63,6 +63,11 @@ pub enum RequestError {
     /// Too much waits already.
     #[error("{MAX_PENDING} requests wait for addresses already: see `weft status ipam`")]
     TooMany,
+    /// We give out no addresses of our own accord.
+    #[error(
+        "no range of addresses to give out was set, so name a subnet of one that other peers have"
+    )]
+    NoPool,
     /// The subnet has no address in common with the pool.
     #[error("range {subnet} out of bounds: {pool}")]
     OutOfPool {

@@ -112,6 +112,14 @@ pub enum LoadError {
         /// The pool.
         pool: Cidr,
     },
+    /// Two pools have addresses in common.
+    #[error("the ranges {pool} and {other} overlap: give the larger one only")]
+    Overlap {
+        /// One.
+        pool: Cidr,
+        /// The other.
+        other: Cidr,
+    },
     /// Seeds were to found the ring, and there are none.
     #[error("seed mode requires peer name list")]
     NoSeeds,
@@ -287,10 +295,41 @@ impl Allocator {
             self.digest = ring.digest();
             self.ring = Some(ring);
             self.review_holdings(now);
-            self.effect(Event::Announce(self.digest));
+            self.announce();
         }
         self.flush();
         Ok(())
+    }
+
+    /// Takes all holdings of another pool's allocator over that are in this pool, as if we had found
+    /// them on the disk: what the ring says is not ours is claimed.
+    pub(crate) fn take_holdings(&mut self, other: &mut Self, now: Instant) {
+        let pool = self.config.pool;
+        let held = other.space.iter();
+        let held: Vec<_> = held
+            .filter(|(_, addr, _)| pool.contains(*addr))
+            .map(|(container, addr, holding)| (container.clone(), addr, holding))
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        for (container, addr, holding) in held {
+            // Two containers may share an address of no pool; the first one keeps it.
+            if self.space.holder(addr).is_none_or(|by| *by == container) {
+                let hold = match holding.hold {
+                    Hold::Settled | Hold::Unsettled => Hold::Settled,
+                    lost @ Hold::Conflict(_) => lost,
+                };
+                other.space.free(&container, addr);
+                self.space
+                    .hold(&container, addr, Holding { hold, ..holding });
+            }
+        }
+        self.dirty();
+        self.review_holdings(now);
+        self.work(now);
+        other.dirty();
+        other.work(now);
     }
 
     fn load_allocation(&mut self, allocation: Allocation) -> Result<(), LoadError> {

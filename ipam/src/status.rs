@@ -322,7 +322,8 @@ impl Allocator {
         }
     }
 
-    fn unsettled_list(&self) -> Vec<Unsettled> {
+    /// Addresses held here that are being claimed from their owner.
+    pub fn unsettled_list(&self) -> Vec<Unsettled> {
         let unsettled = self.unsettled().map(|(container, addr, owner)| Unsettled {
             container: container.clone(),
             addr,
@@ -332,7 +333,8 @@ impl Allocator {
         unsettled.collect()
     }
 
-    fn conflicts(&self) -> Vec<Conflict> {
+    /// Containers that lost their address to another peer.
+    pub fn conflicts(&self) -> Vec<Conflict> {
         let conflicts =
             self.space
                 .iter()

@@ -207,8 +207,8 @@ pub async fn del_address(
     netlink.del_address(name, addr, prefix).await
 }
 
-/// Puts the resolver's address on the bridge, and has what is sent from it to the pool leave by the
-/// bridge, whatever the host's own routes say of the pool. The host needs no address in the pool.
+/// Puts the resolver's address on the bridge, and has what is sent from it to the pools leave by the
+/// bridge, whatever the host's own routes say of them. The host needs no address in a pool.
 ///
 /// # Errors
 /// [`BridgeError::PoolFamily`] for an IPv6 pool, or what the kernel refused.
@@ -216,25 +216,29 @@ pub async fn dns_address(
     netlink: &Netlink,
     bridge: &str,
     addr: Ipv4Addr,
-    pool: (IpAddr, u8),
+    pools: &[(IpAddr, u8)],
 ) -> Result<(), BridgeError> {
-    let (IpAddr::V4(first), prefix) = pool else {
-        return Err(BridgeError::PoolFamily { addr, pool: pool.0 });
+    let subnet = |(first, prefix): &(IpAddr, u8)| match first {
+        IpAddr::V4(first) => Ok((masked_v4(*first, *prefix), *prefix)),
+        IpAddr::V6(_) => Err(BridgeError::PoolFamily { addr, pool: *first }),
     };
+    let subnets: Vec<_> = pools.iter().map(subnet).collect::<Result<_, _>>()?;
     let index = netlink.link_index(bridge).await?;
     netlink.add_address(bridge, addr.into(), 32).await?;
     for route in netlink.list_routes(DNS_TABLE).await? {
-        if subnet_of(&route) != Some((masked_v4(first, prefix), prefix)) {
+        if !subnet_of(&route).is_some_and(|subnet| subnets.contains(&subnet)) {
             netlink.del_route(route).await?;
         }
     }
-    let route = Route {
-        subnet: pool,
-        gateway: None,
-        index,
-        table: DNS_TABLE,
-    };
-    netlink.replace_route(route).await?;
+    for subnet in pools {
+        let route = Route {
+            subnet: *subnet,
+            gateway: None,
+            index,
+            table: DNS_TABLE,
+        };
+        netlink.replace_route(route).await?;
+    }
     let (ours, others): (Vec<_>, Vec<_>) = dns_rules(netlink)
         .await?
         .into_iter()
@@ -503,7 +507,7 @@ mod tests {
         testing::in_namespace(async |netlink, _| {
             ensure_bridge(&netlink, &config(1376)).await.unwrap();
             for range in ["10.32.0.0/12", "10.32.0.0/12", "10.99.1.7/16"] {
-                dns_address(&netlink, "weft", DNS, pool(range))
+                dns_address(&netlink, "weft", DNS, &[pool(range)])
                     .await
                     .unwrap();
                 assert_eq!(
@@ -528,10 +532,26 @@ mod tests {
     }
 
     #[test]
+    fn the_resolver_answers_to_every_pool_that_there_is() {
+        testing::in_namespace(async |netlink, _| {
+            ensure_bridge(&netlink, &config(1376)).await.unwrap();
+            let (first, second) = (pool("10.32.0.0/12"), pool("172.30.0.0/24"));
+            for pools in [&[first][..], &[first, second], &[second], &[]] {
+                dns_address(&netlink, "weft", DNS, pools).await.unwrap();
+                let routes = netlink.list_routes(DNS_TABLE).await.unwrap();
+                let mut found: Vec<_> = routes.iter().filter_map(subnet_of).collect();
+                found.sort_unstable();
+                let found: Vec<_> = found.into_iter().map(|(a, p)| (a.into(), p)).collect();
+                assert_eq!(found, pools);
+            }
+        });
+    }
+
+    #[test]
     fn the_rule_follows_the_resolvers_address() {
         testing::in_namespace(async |netlink, _| {
             ensure_bridge(&netlink, &config(1376)).await.unwrap();
-            let range = pool("10.32.0.0/12");
+            let range = &[pool("10.32.0.0/12")];
             dns_address(&netlink, "weft", Ipv4Addr::new(169, 254, 1, 1), range)
                 .await
                 .unwrap();
@@ -541,7 +561,7 @@ mod tests {
                 rules.iter().filter_map(source_of).collect::<Vec<_>>(),
                 [(DNS.into(), 32)]
             );
-            let error = dns_address(&netlink, "weft", DNS, pool("fd00::/64"))
+            let error = dns_address(&netlink, "weft", DNS, &[pool("fd00::/64")])
                 .await
                 .unwrap_err();
             assert!(matches!(error, BridgeError::PoolFamily { .. }));

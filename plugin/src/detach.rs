@@ -64,9 +64,8 @@ async fn found(client: &Client, target: &Target) -> Result<Vec<Container>, Detac
             return Err(error.into());
         }
     };
-    let ipam = client.status().await?.ipam;
-    let holders = ipam.map(|ipam| ipam.holders).unwrap_or_default();
-    let mut ids: Vec<ContainerId> = holders.into_iter().map(|h| h.container).collect();
+    let report = client.status().await?;
+    let mut ids: Vec<ContainerId> = report.holders().map(|h| h.container.clone()).collect();
     ids.retain(|id| Container::is_of_pid(id, pid));
     ids.dedup();
     if ids.is_empty() {

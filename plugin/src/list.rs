@@ -93,16 +93,15 @@ async fn of_holders(report: &Report, docker: Option<&Docker>) -> Result<Vec<List
 }
 
 fn holders(report: &Report) -> BTreeSet<ContainerId> {
-    let ipam = report.ipam.iter();
-    let holders = ipam.flat_map(|ipam| &ipam.holders);
+    let holders = report.holders();
     holders.map(|holder| holder.container.clone()).collect()
 }
 
 /// The host: its bridge has the address made from the router's name.
 fn host(report: &Report) -> Listed {
-    let ipam = report.ipam.iter();
-    let holders = ipam.flat_map(|ipam| &ipam.holders);
-    let exposed = holders.filter(|holder| holder.container.as_str() == ContainerId::EXPOSE);
+    let exposed = report
+        .holders()
+        .filter(|holder| holder.container.as_str() == ContainerId::EXPOSE);
     Listed {
         container: ContainerId::EXPOSE.to_owned(),
         mac: report.router.name.to_mac(),

@@ -59,7 +59,7 @@ impl<'a> Obtained<'a> {
             let failed = |source| ObtainError::Call { wanted, source };
             let cidr = match wanted {
                 AddressSpec::Exact(cidr) => self.client.claim(self.id, cidr).await,
-                AddressSpec::Subnet(_) | AddressSpec::DefaultSubnet if network.pool.is_none() => {
+                AddressSpec::DefaultSubnet if network.pool.is_none() => {
                     return Err(ObtainError::NoAllocation(wanted));
                 }
                 AddressSpec::Subnet(subnet) => self.client.allocate(self.id, Some(subnet)).await,

@@ -30,8 +30,8 @@ pub struct Config {
     pub mtu: u16,
     /// Our version, for people.
     pub version: String,
-    /// Our address pools in CIDR form; a peer with others is refused. Empty: we take no part in
-    /// giving out addresses, and any peer will do.
+    /// The address pools we were told of, in CIDR form; a peer with one that overlaps them and is
+    /// another is refused.
     pub pools: Vec<String>,
     /// The most connections to have; 0 for no limit.
     pub conn_limit: usize,

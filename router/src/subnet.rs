@@ -19,6 +19,11 @@ impl Subnet {
         let addr = addr.to_canonical();
         addr.is_ipv4() == self.base.is_ipv4() && mask(addr, self.len) == self.base
     }
+
+    /// Whether the two have an address in common.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.contains(other.base) || other.contains(self.base)
+    }
 }
 
 impl fmt::Display for Subnet {

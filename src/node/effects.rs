@@ -26,11 +26,7 @@ impl Node {
         loop {
             if let Some(event) = self.router.poll_event() {
                 self.on_router(event).await;
-            } else if let Some(event) = self
-                .ipam
-                .as_mut()
-                .and_then(weft_ipam::Allocator::poll_event)
-            {
+            } else if let Some(event) = self.ipam.poll_event() {
                 self.on_ipam(event).await;
             } else {
                 break;
@@ -116,10 +112,7 @@ impl Node {
                 self.mesh
                     .gossip
                     .set_neighbours(self.router.connected().into_iter().collect());
-                match &mut self.ipam {
-                    Some(ipam) => ipam.handle_connected(peer, now),
-                    None => self.router.set_synced(peer, now),
-                }
+                self.ipam.handle_connected(peer, now);
             }
             RouterEvent::Established { peer } => {
                 info!(%peer, "established: frames flow");
@@ -131,9 +124,7 @@ impl Node {
                 self.mesh
                     .gossip
                     .set_neighbours(self.router.connected().into_iter().collect());
-                if let Some(ipam) = &mut self.ipam {
-                    ipam.handle_disconnected(peer, now);
-                }
+                self.ipam.handle_disconnected(peer, now);
                 self.mesh.stale = true;
             }
             RouterEvent::Message { from, body } => self.on_message(from, &body),
@@ -183,10 +174,7 @@ impl Node {
     }
 
     fn on_message(&mut self, from: PeerName, body: &[u8]) {
-        let Some(ipam) = &mut self.ipam else {
-            return;
-        };
-        if let Err(error) = ipam.handle_message(from, body, Instant::now()) {
+        if let Err(error) = self.ipam.handle_message(from, body, Instant::now()) {
             warn!(peer = %from, %error, "malformed address message");
         }
     }
@@ -194,19 +182,15 @@ impl Node {
     fn on_routes(&mut self, now: Instant) {
         self.mesh.stale = true;
         let reachable = self.reachable();
-        if let Some(ipam) = &mut self.ipam {
-            ipam.set_reachable(reachable, now);
-        }
+        self.ipam.set_reachable(reachable, now);
     }
 
     async fn on_ipam(&mut self, event: IpamEvent) {
         match event {
             IpamEvent::Persist(saved) => {
-                let pool = self.config.pool().unwrap_or_default();
-                self.persisted
-                    .state
-                    .pools
-                    .insert(pool, PoolState::new(&saved));
+                let state = PoolState::new(&saved);
+                let pools = &mut self.persisted.state.pools;
+                pools.insert(saved.pool.to_string(), state);
                 self.persisted.save();
                 // A conflict may be over with this.
                 self.mesh.stale = true;
@@ -221,7 +205,18 @@ impl Node {
                     debug!(peer = %to, %error, "address message not sent");
                 }
             }
-            IpamEvent::Announce(digest) => self.announce_ring(digest).await,
+            IpamEvent::Announce { pool, digest } => self.announce_ring(pool, digest).await,
+            IpamEvent::Joined(pool) => {
+                self.host.check_overlap(convert::api_cidr(&pool)).await;
+                self.route_answers().await;
+            }
+            IpamEvent::Forget(pool) => {
+                let pool = pool.to_string();
+                self.persisted.state.pools.remove(&pool);
+                self.persisted.save();
+                self.mesh.gossip.withdraw(&Topic::Ring(pool)).await;
+                self.route_answers().await;
+            }
             IpamEvent::Synced { peer } => self.router.set_synced(peer, Instant::now()),
             IpamEvent::Conflict {
                 container,
@@ -234,10 +229,23 @@ impl Node {
         }
     }
 
-    async fn announce_ring(&mut self, digest: weft_ipam::Digest) {
-        if let Some(pool) = self.config.pool() {
-            self.publish(Entry::Ring(pool, digest.to_string())).await;
+    /// Has the resolver's answers find the containers of every pool.
+    async fn route_answers(&mut self) {
+        let Some(dns) = &self.config.dns else {
+            return;
+        };
+        let pools = self.ipam.iter().map(|a| convert::api_cidr(&a.pool()));
+        let pools: Vec<_> = pools.collect();
+        if let Err(error) = self.host.resolver_address(dns.address, &pools).await {
+            self.host.warn(format!(
+                "containers of some address ranges get no DNS answers: {error:#}"
+            ));
         }
+    }
+
+    async fn announce_ring(&self, pool: weft_ipam::Cidr, digest: weft_ipam::Digest) {
+        let entry = Entry::Ring(pool.to_string(), digest.to_string());
+        self.publish(entry).await;
     }
 
     /// Gossip has ended by itself: begins it anew, as a restart of the router would.
@@ -263,8 +271,9 @@ impl Node {
             .gossip
             .set_neighbours(self.router.connected().into_iter().collect());
         self.publish_links().await;
-        if let Some(digest) = self.ipam.as_ref().map(weft_ipam::Allocator::digest) {
-            self.announce_ring(digest).await;
+        for allocator in self.ipam.iter() {
+            self.announce_ring(allocator.pool(), allocator.digest())
+                .await;
         }
         Ok(())
     }
@@ -340,10 +349,8 @@ impl Node {
                 self.tell_addresses(to, now);
             }
             Entry::Ring(pool, digest) => {
-                let ours = self.config.pool() == Some(pool);
-                match (&mut self.ipam, digest.parse()) {
-                    (Some(ipam), Ok(digest)) if ours => ipam.handle_digest(peer, digest, now),
-                    (Some(_) | None, _) => {}
+                if let (Ok(pool), Ok(digest)) = (pool.parse(), digest.parse()) {
+                    self.ipam.handle_digest(peer, pool, digest, now);
                 }
             }
             Entry::Name {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use weft_ipam::Allocator;
 use weft_router::ConnId;
 
 use super::Node;
@@ -70,7 +71,7 @@ impl Node {
 
     /// Addresses our containers must not speak from, because rings met and others hold them.
     fn conflicts(&self) -> Vec<Ipv4Addr> {
-        let conflicts = self.ipam.iter().flat_map(|ipam| ipam.status().conflicts);
+        let conflicts = self.ipam.iter().flat_map(Allocator::conflicts);
         let mut addresses: Vec<_> = conflicts.map(|conflict| conflict.addr.into()).collect();
         addresses.sort_unstable();
         addresses

@@ -7,7 +7,7 @@ use tracing::info;
 use weft_api::Cidr;
 use weft_api::types::{self as api, ContainerId};
 use weft_dns::{Filter, Name};
-use weft_ipam::{Allocator, RequestError, RequestId};
+use weft_ipam::{RequestError, RequestId};
 use weft_router::Target;
 use weft_wire::PeerName;
 
@@ -36,10 +36,7 @@ impl Node {
                 send(reply, forgotten);
             }
             Request::ResetPrepare(reply) => {
-                let heir = self
-                    .ipam
-                    .as_mut()
-                    .and_then(|ipam| ipam.hand_over(Instant::now()));
+                let heir = self.ipam.hand_over(Instant::now());
                 send(reply, Ok(api::HandedOver { heir }));
             }
             Request::RemovePeer(peer, reply) => send(reply, self.remove_peer(&peer)),
@@ -49,28 +46,26 @@ impl Node {
             Request::Claim(id, container, body, reply) => {
                 self.claim(id, container, body.cidr, reply)
             }
-            Request::Prime(id, reply) => match &mut self.ipam {
-                None => send(reply, Err(no_ipam())),
-                Some(ipam) => {
-                    self.waiting.insert(id, Waiting::Prime(reply));
-                    ipam.prime(id, Instant::now());
-                }
-            },
+            Request::Prime(id, reply) => {
+                self.waiting.insert(id, Waiting::Prime(reply));
+                self.ipam.prime(id, Instant::now());
+            }
+            Request::AddPool(subnet, reply) => send(reply, self.add_pool(subnet)),
             Request::Cancel(id) => {
                 if self.waiting.remove(&id).is_some() {
-                    self.ipam.iter_mut().for_each(|ipam| ipam.cancel(id));
+                    self.ipam.cancel(id);
                 }
             }
             Request::Lookup(container, reply) => {
-                let found = self.on_container(&container, |ipam, id| ipam.lookup(id));
-                send(reply, found.map(addresses));
+                let found = self.ipam.lookup(&convert::container(&container));
+                send(reply, Ok(addresses(found)));
             }
             Request::Holders(addr, reply) => send(reply, self.holders(addr)),
             Request::Free(container, addr, reply) => send(reply, self.free(&container, addr)),
             Request::FreeAll(container, reply) => {
-                let freed =
-                    self.on_container(&container, |ipam, id| ipam.free_all(id, Instant::now()));
-                send(reply, freed.map(addresses));
+                let container = convert::container(&container);
+                let freed = self.ipam.free_all(&container, Instant::now());
+                send(reply, Ok(addresses(freed)));
             }
             Request::AddName(body, reply) => {
                 let added = self.add_name(body).await;
@@ -92,19 +87,6 @@ impl Node {
         }
     }
 
-    fn with_ipam<T>(&mut self, ask: impl FnOnce(&mut Allocator) -> T) -> Result<T, Failure> {
-        self.ipam.as_mut().map(ask).ok_or_else(no_ipam)
-    }
-
-    fn on_container<T>(
-        &mut self,
-        container: &ContainerId,
-        ask: impl FnOnce(&mut Allocator, &weft_ipam::ContainerId) -> T,
-    ) -> Result<T, Failure> {
-        let id = convert::container(container);
-        self.with_ipam(|ipam| ask(ipam, &id))
-    }
-
     fn connect(&mut self, body: &api::Connect) -> Result<(), Failure> {
         let targets = targets(&body.targets)?;
         self.router.connect(&targets, body.replace, Instant::now());
@@ -124,7 +106,7 @@ impl Node {
             return Err(Failure::taken(error)
                 .hint("stop it first, and run this only if it never comes back with its data"));
         }
-        let addresses = self.with_ipam(|ipam| ipam.take_over(name, Instant::now()))?;
+        let addresses = self.ipam.take_over(name, Instant::now());
         info!(peer = %name, addresses, "took over");
         Ok(api::TakenOver { addresses })
     }
@@ -154,15 +136,13 @@ impl Node {
         subnet: Option<Cidr>,
         reply: Reply<api::Address>,
     ) {
-        let Some(ipam) = &mut self.ipam else {
-            return send(reply, Err(no_ipam()));
-        };
         let subnet = match subnet.map(convert::subnet).transpose() {
             Ok(subnet) => subnet,
             Err(failure) => return send(reply, Err(failure)),
         };
         self.waiting.insert(id, Waiting::Address(reply));
-        ipam.allocate(id, convert::container(&container), subnet, Instant::now());
+        let container = convert::container(&container);
+        self.ipam.allocate(id, container, subnet, Instant::now());
     }
 
     fn claim(
@@ -172,16 +152,12 @@ impl Node {
         cidr: Cidr,
         reply: Reply<api::Address>,
     ) {
-        // Without IPAM every address is the operator's affair.
-        let Some(ipam) = &mut self.ipam else {
-            return send(reply, Ok(api::Address { cidr }));
-        };
         let addr = match convert::address(cidr.addr()) {
             Ok(addr) => addr,
             Err(failure) => return send(reply, Err(failure)),
         };
         self.waiting.insert(id, Waiting::Claim(cidr, reply));
-        ipam.claim(
+        self.ipam.claim(
             id,
             convert::container(&container),
             addr,
@@ -225,7 +201,7 @@ impl Node {
 
     fn holders(&self, addr: IpAddr) -> Result<api::Holders, Failure> {
         let addr = convert::address(addr)?;
-        let holders = self.ipam.iter().flat_map(Allocator::holders);
+        let holders = self.ipam.holders();
         let mut containers = Vec::new();
         for (id, _, _) in holders.filter(|(_, held, _)| *held == addr) {
             containers.push(ContainerId::new(id.as_str()).map_err(Failure::bad)?);
@@ -235,8 +211,20 @@ impl Node {
 
     fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
         let addr = convert::address(addr)?;
-        self.on_container(container, |ipam, id| ipam.free(id, addr, Instant::now()))?
-            .map_err(Failure::missing)
+        let container = convert::container(container);
+        let freed = self.ipam.free(&container, addr, Instant::now());
+        freed.map_err(Failure::missing)
+    }
+
+    fn add_pool(&mut self, subnet: Cidr) -> Result<api::Pool, Failure> {
+        let subnet = convert::subnet(subnet)?;
+        let pool = self
+            .ipam
+            .add(subnet, Instant::now())
+            .map_err(convert::pool_error)?;
+        Ok(api::Pool {
+            pool: convert::api_cidr(&pool),
+        })
     }
 
     async fn add_name(&mut self, body: api::AddName) -> Result<(), Failure> {
@@ -350,11 +338,6 @@ fn addresses(found: Vec<(weft_ipam::Addr, u8)>) -> api::Addresses {
             .map(|(addr, prefix)| convert::cidr(addr, prefix))
             .collect(),
     }
-}
-
-fn no_ipam() -> Failure {
-    Failure::missing("address allocation is switched off (--ipalloc-range \"\")")
-        .hint("give an address yourself, such as ip:10.32.0.5/12")
 }
 
 fn no_dns() -> Failure {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use weft_api::report as out;
 use weft_api::types::Network;
 use weft_api::{ContainerId, Report};
+use weft_ipam::Allocator;
 use weft_wire::PeerName;
 
 use super::Node;
@@ -20,7 +21,8 @@ impl Node {
         Report {
             version: self.config.version.to_owned(),
             router: self.router_report(),
-            ipam: self.ipam_report(),
+            ipam: self.ipam.default_allocator().map(|a| self.ipam_report(a)),
+            pools: self.further_pools(),
             dns: self.dns_report(),
             network: self.network(),
             warnings: self.warnings(),
@@ -53,7 +55,8 @@ impl Node {
                 .config
                 .ipam
                 .as_ref()
-                .map(|ipam| convert::api_cidr(&ipam.pool)),
+                .and_then(|ipam| ipam.pools.first())
+                .map(convert::api_cidr),
         }
     }
 
@@ -206,10 +209,14 @@ impl Node {
             .collect()
     }
 
-    fn ipam_report(&self) -> Option<out::Ipam> {
-        let ipam = self.ipam.as_ref()?;
-        let status = ipam.status();
-        Some(convert::ipam(ipam, &status, &self.nicknames()))
+    fn ipam_report(&self, allocator: &Allocator) -> out::Ipam {
+        convert::ipam(allocator, &allocator.status(), &self.nicknames())
+    }
+
+    fn further_pools(&self) -> Vec<out::Ipam> {
+        let default = self.ipam.default_allocator().map(Allocator::pool);
+        let pools = self.ipam.iter().filter(|a| Some(a.pool()) != default);
+        pools.map(|a| self.ipam_report(a)).collect()
     }
 
     fn dns_report(&self) -> Option<out::Dns> {
@@ -258,13 +265,16 @@ impl Node {
                 info.nickname, info.mtu, self.config.mesh.mtu
             ));
         }
-        if let Some(ipam) = &self.ipam {
-            for conflict in ipam.status().conflicts {
-                warnings.push(format!(
-                    "{} is cut off: {} belongs to a container of {}; `weft status ipam` has the command that gives it a new address",
-                    conflict.container, conflict.addr, conflict.holder
-                ));
-            }
+        for conflict in self.ipam.iter().flat_map(Allocator::conflicts) {
+            warnings.push(format!(
+                "{} is cut off: {} belongs to a container of {}; `weft status ipam` has the command that gives it a new address",
+                conflict.container, conflict.addr, conflict.holder
+            ));
+        }
+        for (pool, peer, why) in self.ipam.strange() {
+            warnings.push(format!(
+                "{peer} takes part in the address range {pool}, and no frames flow to its neighbours: {why}; give all peers ranges that are the same or apart"
+            ));
         }
         warnings
     }

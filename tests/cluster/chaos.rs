@@ -110,6 +110,7 @@ pub(crate) fn chaos(seed: u64, broken: Broken) -> World {
     world.net.weather.delay_ms = 1 + world.random(100);
     world.crashes = world.random(2) * 40;
     let (told, discovery) = (world.random(1000), world.chance(700));
+    world.second_pool = world.chance(400).then(|| "172.30.0.0/28".parse().unwrap());
     for n in 0..3 + world.pick(4) {
         let mut settings = Settings::new(n);
         settings.discovery = discovery;
@@ -133,7 +134,10 @@ fn something_happens(world: &mut World) {
     match world.random(100) {
         0..15 => {
             if world.model.on(a).len() < 8 {
-                world.launch(a);
+                match (world.second_pool, world.chance(400)) {
+                    (Some(subnet), true) => world.launch_in(a, subnet),
+                    (Some(_), false) | (None, _) => world.launch(a),
+                };
             }
         }
         15..22 => {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use weft_dns::{Filter, Name, Record};
 use weft_gossip::{Change, Entry, Link, Topic};
-use weft_ipam::{ContainerId, Digest, Event as IpamEvent};
+use weft_ipam::{ContainerId, Event as IpamEvent};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
 use weft_router::{Event, PeerInfo};
@@ -164,7 +164,8 @@ impl World {
         match event {
             IpamEvent::Persist(saved) => {
                 if self.broken != Broken::ForgetfulDisk {
-                    self.peers[n].disk.ring = Some(saved.emit());
+                    let pools = &mut self.peers[n].disk.pools;
+                    pools.insert(saved.pool, saved.emit());
                 }
                 self.up(n).stale = true;
             }
@@ -176,7 +177,15 @@ impl World {
                     let _ = self.up(n).router.send(to, bytes, now);
                 }
             }
-            IpamEvent::Announce(digest) => self.announce(n, digest),
+            IpamEvent::Announce { pool, digest } => {
+                let entry = Entry::Ring(pool.to_string(), digest.to_string());
+                self.up(n).gossip.publish(entry);
+            }
+            IpamEvent::Joined(_) => {}
+            IpamEvent::Forget(pool) => {
+                self.peers[n].disk.pools.remove(&pool);
+                self.up(n).gossip.withdraw(&Topic::Ring(pool.to_string()));
+            }
             IpamEvent::Synced { peer } => self.up(n).router.set_synced(peer, now),
             IpamEvent::Conflict {
                 container, addr, ..
@@ -186,12 +195,6 @@ impl World {
                 self.remove_names(n, &container);
             }
         }
-    }
-
-    fn announce(&mut self, n: usize, digest: Digest) {
-        let pool = self.peers[n].settings.pool.to_string();
-        let entry = Entry::Ring(pool, digest.to_string());
-        self.up(n).gossip.publish(entry);
     }
 
     fn publish_links(&mut self, n: usize) {
@@ -232,7 +235,6 @@ impl World {
 
     fn on_published(&mut self, n: usize, peer: PeerName, entry: Entry) {
         let now = self.now;
-        let ours = self.peers[n].settings.pool.to_string();
         match entry {
             Entry::Peer(info) => {
                 self.up(n).info.insert(peer, info);
@@ -245,10 +247,8 @@ impl World {
                 self.tell_addresses(n, to);
             }
             Entry::Ring(pool, digest) => {
-                if pool == ours {
-                    let digest = digest.parse().unwrap();
-                    self.up(n).ipam.handle_digest(peer, digest, now);
-                }
+                let (pool, digest) = (pool.parse().unwrap(), digest.parse().unwrap());
+                self.up(n).ipam.handle_digest(peer, pool, digest, now);
             }
             Entry::Name {
                 fqdn,

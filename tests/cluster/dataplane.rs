@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ipam::Addr;
+use weft_ipam::{Addr, Allocator};
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
@@ -91,9 +91,9 @@ impl World {
         let next_hops = next_hops.filter_map(|(peer, via)| Some((*peer, to(via)?)));
         let flood = routes.flood.iter();
         let flood = flood.map(|(origin, via)| (*origin, via.iter().filter_map(to).collect()));
-        let status = up.ipam.status();
-        let unsettled = status.unsettled.into_iter().map(|u| u.addr);
-        let conflicts = status.conflicts.into_iter();
+        let unsettled = up.ipam.iter().flat_map(Allocator::unsettled_list);
+        let unsettled = unsettled.map(|u| u.addr);
+        let conflicts = up.ipam.iter().flat_map(Allocator::conflicts);
         let mut conflicts: Vec<Ipv4Addr> = conflicts
             .filter(|_| silenced)
             .map(|conflict| conflict.addr.into())

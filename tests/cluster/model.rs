@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_dns::Domain;
-use weft_ipam::{Addr, Answer, ContainerId, RequestError, RequestId};
+use weft_ipam::{Addr, Allocator, Answer, Cidr, ContainerId, RequestError, RequestId};
 use weft_wire::{Frame, MacAddr};
 
 use crate::world::World;
@@ -45,6 +45,8 @@ pub(crate) struct Container {
     pub(crate) host: usize,
     pub(crate) id: ContainerId,
     pub(crate) mac: MacAddr,
+    /// Where its address is to come from, if not from the default pool.
+    pub(crate) subnet: Option<Cidr>,
 }
 
 pub(crate) fn domain() -> Domain {
@@ -52,13 +54,14 @@ pub(crate) fn domain() -> Domain {
 }
 
 impl Model {
-    pub(crate) fn add_container(&mut self, host: usize) -> usize {
+    pub(crate) fn add_container(&mut self, host: usize, subnet: Option<Cidr>) -> usize {
         let c = self.containers.len();
         let [high, low] = u16::try_from(c).unwrap().to_be_bytes();
         self.containers.push(Container {
             host,
             id: ContainerId::new(&format!("c{c}")),
             mac: MacAddr::from_bytes([0x02, 0xc0, 0, 0, high, low]),
+            subnet,
         });
         c
     }
@@ -173,16 +176,22 @@ impl World {
     fn check_rings(&self) {
         let up = |n: &usize| self.peers[*n].up.is_some();
         let peers: Vec<_> = (0..self.peers.len()).filter(up).collect();
-        let statuses: BTreeMap<_, _> = peers
+        let statuses: BTreeMap<_, Vec<_>> = peers
             .iter()
-            .map(|n| (*n, self.peers[*n].up().ipam.status()))
+            .map(|n| {
+                let pools = self.peers[*n].up().ipam.iter();
+                (*n, pools.map(Allocator::status).collect())
+            })
             .collect();
-        let rings: Vec<_> = statuses.values().filter_map(|status| status.ring).collect();
-        for ring in rings {
+        let all = statuses.values().flatten();
+        let rings: BTreeSet<_> = all.filter_map(|s| Some((s.pool, s.ring?))).collect();
+        for (pool, ring) in rings {
             self.check_unique("within a ring", |n, addr| {
-                statuses.get(&n).is_some_and(|status| {
+                let mut pools = statuses.get(&n).into_iter().flatten();
+                pools.any(|status| {
                     let unsettled = status.unsettled.iter().any(|u| u.addr == addr);
-                    status.ring == Some(ring) && !unsettled
+                    let ours = status.pool == pool && pool.contains(addr);
+                    ours && status.ring == Some(ring) && !unsettled
                 })
             });
         }

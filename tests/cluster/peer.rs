@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use weft_dns::{NameTable, Record};
 use weft_gossip::{Entry, Link, PeerInfo};
-use weft_ipam::{Allocator, Cidr, Init, Saved};
+use weft_ipam::{Cidr, Init, Pools, PoolsConfig, Saved};
 use weft_router::flood::{FloodNumber, Seen};
 use weft_router::macs::MacTable;
 use weft_router::session::SendSession;
@@ -29,7 +29,8 @@ pub(crate) struct Settings {
     pub(crate) psk: Option<Psk>,
     /// What the key was made from.
     pub(crate) password: Option<&'static str>,
-    pub(crate) pool: Cidr,
+    /// The default one first.
+    pub(crate) pools: Vec<Cidr>,
     pub(crate) init: Init,
     pub(crate) conn_limit: usize,
     pub(crate) discovery: bool,
@@ -53,7 +54,8 @@ pub(crate) struct Peer {
 /// What survives: only what was written.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    pub(crate) ring: Option<Vec<u8>>,
+    /// The state of each pool.
+    pub(crate) pools: BTreeMap<Cidr, Vec<u8>>,
     pub(crate) names: Vec<Record>,
     pub(crate) targets: Vec<String>,
     pub(crate) generation: u64,
@@ -63,7 +65,7 @@ pub(crate) struct Disk {
 /// A run of a peer; the same parts as the node has.
 pub(crate) struct Up {
     pub(crate) router: Router,
-    pub(crate) ipam: Allocator,
+    pub(crate) ipam: Pools,
     pub(crate) names: NameTable,
     pub(crate) macs: MacTable,
     pub(crate) gossip: Gossip,
@@ -92,7 +94,7 @@ impl Settings {
             nickname: format!("n{n}"),
             psk: None,
             password: None,
-            pool: "10.32.0.0/24".parse().unwrap(),
+            pools: vec!["10.32.0.0/24".parse().unwrap()],
             init: Init::Consensus(None),
             conn_limit: 0,
             discovery: true,
@@ -158,7 +160,7 @@ impl Peer {
             port: PORT,
             mtu: 1376,
             version: VERSION.to_owned(),
-            pools: vec![settings.pool.to_string()],
+            pools: settings.pools.iter().map(Cidr::to_string).collect(),
             conn_limit: settings.conn_limit,
             discovery: settings.discovery,
             trusted: Vec::new(),
@@ -166,11 +168,11 @@ impl Peer {
         }
     }
 
-    fn ipam_config(&self, targets: usize) -> weft_ipam::Config {
-        weft_ipam::Config {
+    fn ipam_config(&self, targets: usize) -> PoolsConfig {
+        PoolsConfig {
             us: self.name,
-            pool: self.settings.pool,
-            default_subnet: self.settings.pool,
+            pools: self.settings.pools.clone(),
+            default_subnet: None,
             init: self.settings.init.clone(),
             targets,
             reserved: Vec::new(),
@@ -216,10 +218,10 @@ impl World {
         peer.disk.targets = targets.iter().map(ToString::to_string).collect();
         let mut router = Router::new(peer.router_config(uid, started), router_seed, now);
         router.connect(&targets, true, now);
-        let saved = peer.disk.ring.as_ref();
-        let saved = saved.map(|bytes| Saved::parse(bytes).unwrap());
+        let saved = peer.disk.pools.values();
+        let saved = saved.map(|bytes| Saved::parse(bytes).unwrap()).collect();
         let config = peer.ipam_config(targets.len());
-        let ipam = Allocator::new(config, saved, ipam_seed, now).unwrap();
+        let ipam = Pools::new(config, saved, ipam_seed, now).unwrap();
         let mut names = NameTable::new(peer.name);
         for record in &peer.disk.names {
             names

@@ -193,7 +193,7 @@ fn rings_that_meet_over_a_third_peer_settle_before_frames_pass() {
         world.net.weather.delay_ms = 20;
         for n in 0..3 {
             let mut settings = Settings::new(n);
-            settings.pool = "10.32.0.0/28".parse().unwrap();
+            settings.pools = vec!["10.32.0.0/28".parse().unwrap()];
             world.add(settings);
         }
         world.model.strict = true;
@@ -314,7 +314,7 @@ fn a_hundred_peers_with_three_targets_each_are_all_reached() {
     for n in 0..100 {
         let mut settings = Settings::new(n);
         settings.discovery = false;
-        settings.pool = "10.32.0.0/16".parse().unwrap();
+        settings.pools = vec!["10.32.0.0/16".parse().unwrap()];
         settings.targets = [n + 1, n + 10, n + 37].map(|to| to % 100).to_vec();
         world.add(settings);
     }

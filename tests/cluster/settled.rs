@@ -1,9 +1,10 @@
 //! What must be true once faults are over and some time has passed: everybody knows everybody the
 //! underlay joins, all agree on the ring and the names, every frame arrives once, nothing is left over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use weft_ipam::Allocator;
 use weft_router::ConnectionState;
 use weft_router::routes::Routes;
 
@@ -105,14 +106,16 @@ impl World {
     }
 
     fn lacks_addresses(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
-        let ipam = &self.peers[a].up().ipam;
-        let status = ipam.status();
-        if !status.pending.is_empty() || !status.unsettled.is_empty() {
-            return Some(format!("{:?} {:?}", status.pending, status.unsettled));
+        for status in self.peers[a].up().ipam.iter().map(Allocator::status) {
+            if !status.pending.is_empty() || !status.unsettled.is_empty() {
+                return Some(format!("{:?} {:?}", status.pending, status.unsettled));
+            }
         }
-        let other = group
-            .iter()
-            .find(|b| self.peers[**b].up().ipam.digest() != ipam.digest());
+        let rings = |n: usize| -> BTreeMap<_, _> {
+            let pools = self.peers[n].up().ipam.iter();
+            pools.map(|pool| (pool.pool(), pool.digest())).collect()
+        };
+        let other = group.iter().find(|b| rings(**b) != rings(a));
         other.map(|b| format!("another ring than n{b}"))
     }
 
@@ -279,7 +282,12 @@ impl World {
         if let Some(c) = self.model.on(n).into_iter().find(|c| has(self, c)) {
             return c;
         }
-        let c = self.launch(n);
+        // Without a pool of its own, one that it joined will do.
+        let joined = self.peers[n].up().ipam.iter().next().map(Allocator::pool);
+        let c = match joined.filter(|_| self.peers[n].settings.pools.is_empty()) {
+            None => self.launch(n),
+            Some(pool) => self.launch_in(n, pool),
+        };
         let began = self.now;
         for _ in 0..200 {
             if has(self, &c) {
@@ -290,7 +298,8 @@ impl World {
                 self.remove_lost(0);
             }
         }
-        let status = self.peers[n].up().ipam.status();
+        let pools = self.peers[n].up().ipam.iter();
+        let status: Vec<_> = pools.map(Allocator::status).collect();
         panic!("no address for n{n}: {status:?} {}", self.replay());
     }
 }

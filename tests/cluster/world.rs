@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use weft_dns::Name;
-use weft_ipam::{ContainerId, RequestId};
+use weft_ipam::{Cidr, ContainerId, RequestId};
 use weft_router::{ConnId, Router, Target};
 use weft_wire::PeerName;
 
@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) net: Underlay,
     pub(crate) model: Model,
     pub(crate) broken: Broken,
+    /// A pool that peers make while they run, in some runs.
+    pub(crate) second_pool: Option<Cidr>,
     /// Peers that are gone for good.
     lost: Vec<PeerName>,
     /// How likely a peer crashes before it carries out an effect, in a hundred thousand.
@@ -70,6 +72,7 @@ impl World {
             net: Underlay::default(),
             model: Model::default(),
             broken: Broken::Nothing,
+            second_pool: None,
             lost: Vec::new(),
             crashes: 0,
             trace: DefaultHasher::new(),
@@ -329,7 +332,14 @@ impl World {
 
     /// Starts a container on a peer's host and asks for an address for it; its number.
     pub(crate) fn launch(&mut self, n: usize) -> usize {
-        let c = self.model.add_container(n);
+        let c = self.model.add_container(n, None);
+        self.ask(c);
+        c
+    }
+
+    /// The same in a subnet that may be of no pool so far.
+    pub(crate) fn launch_in(&mut self, n: usize, subnet: Cidr) -> usize {
+        let c = self.model.add_container(n, Some(subnet));
         self.ask(c);
         c
     }
@@ -345,7 +355,11 @@ impl World {
         let id = RequestId(self.made);
         self.model.asked.insert((n, id), c);
         let up = self.peers[n].up.as_mut().unwrap();
-        up.ipam.allocate(id, container, None, now);
+        let subnet = self.model.containers[c].subnet;
+        if let Some(subnet) = subnet {
+            up.ipam.add(subnet, now).unwrap();
+        }
+        up.ipam.allocate(id, container, subnet, now);
         self.work(n);
     }
 

@@ -56,6 +56,7 @@ fn perform(task: &[&str]) {
         ["frames-say", link, count, pause] => frames_say(link, count, pause.parse().unwrap()),
         ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
+        ["add-pool", subnet] => add_pool(subnet),
         unknown => panic!("no such task: {unknown:?}"),
     }
 }
@@ -63,6 +64,18 @@ fn perform(task: &[&str]) {
 fn report(line: &str) {
     println!("{MARK}{line}");
     io::stdout().flush().unwrap();
+}
+
+/// Asks the router of this host, as the Docker plugin does, for a pool.
+fn add_pool(subnet: &str) {
+    report("ready");
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let client = weft_api::Client::new(weft_api::routes::DEFAULT_SOCKET);
+    match runtime.block_on(client.add_pool(subnet.parse().unwrap())) {
+        Ok(pool) => report(&pool.to_string()),
+        Err(error) => report(&error.to_string()),
+    }
 }
 
 /// Becomes true when standard input ends.

@@ -28,7 +28,7 @@ fn a_peer_that_does_not_belong_is_refused_and_both_ends_say_why() {
         (RIGHT, &["--cluster", "other"], "other cluster"),
         (
             RIGHT,
-            &["--ipalloc-range", "10.64.0.0/16"],
+            &["--ipalloc-range", "10.40.0.0/16"],
             "address ranges differ",
         ),
         (RIGHT, &["--name", &host2], "name clash"),

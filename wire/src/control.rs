@@ -103,7 +103,7 @@ pub enum RefusalReason {
     OwnAddress,
     /// The connection limit is reached.
     Limit,
-    /// The address pools differ.
+    /// Address pools overlap and are not the same.
     Range,
     /// Both dialled; the other connection was kept. Not a fault.
     Duplicate,
@@ -248,7 +248,7 @@ pub struct Hello {
     pub trusts: bool,
     /// MTU of its default network, in bytes.
     pub mtu: u16,
-    /// Its address pools in CIDR form; all peers must have the same.
+    /// The address pools it was told of, in CIDR form; those of others that overlap them must be the same.
     pub pools: Vec<String>,
     /// The program's version, for people.
     pub version: String,

@@ -518,7 +518,8 @@ impl Cluster {
             Event::Persist(saved) => self.peers[n].disk = Some(saved),
             Event::Send { to, bytes } => self.post(n, to, &bytes),
             Event::Answer { id, result } => self.note_answer(n, id, result),
-            Event::Announce(digest) => self.peers[n].announced = digest,
+            Event::Announce { digest, .. } => self.peers[n].announced = digest,
+            Event::Joined(pool) | Event::Forget(pool) => panic!("one pool alone, and {pool}?"),
             Event::Synced { peer } => {
                 let other = (0..self.peers.len()).find(|m| name(*m) == peer).unwrap();
                 assert!(self.peers[n].synced.insert(other), "synced twice");

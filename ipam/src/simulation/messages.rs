@@ -54,7 +54,9 @@ fn sent(events: &[Event]) -> Vec<(PeerName, Message)> {
         Event::Send { to, bytes } => Some((*to, Message::parse(bytes, pool()).unwrap())),
         Event::Persist(_)
         | Event::Answer { .. }
-        | Event::Announce(_)
+        | Event::Announce { .. }
+        | Event::Joined(_)
+        | Event::Forget(_)
         | Event::Synced { .. }
         | Event::Conflict { .. } => None,
     });
@@ -81,7 +83,9 @@ fn opened(events: &[Event]) -> Vec<PeerName> {
         Event::Synced { peer } => Some(*peer),
         Event::Persist(_)
         | Event::Answer { .. }
-        | Event::Announce(_)
+        | Event::Announce { .. }
+        | Event::Joined(_)
+        | Event::Forget(_)
         | Event::Send { .. }
         | Event::Conflict { .. } => None,
     });
@@ -93,7 +97,9 @@ fn outcome(events: &[Event]) -> Option<Result<Answer, RequestError>> {
         Event::Answer { result, .. } => Some(result.clone()),
         Event::Persist(_)
         | Event::Synced { .. }
-        | Event::Announce(_)
+        | Event::Announce { .. }
+        | Event::Joined(_)
+        | Event::Forget(_)
         | Event::Send { .. }
         | Event::Conflict { .. } => None,
     })

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use weft_wire::control::{Hello, Refusal, RefusalReason};
 use weft_wire::{PeerName, PeerUid};
 
+use crate::Subnet;
 use crate::control::Side;
 use crate::keys::Keys;
 use crate::link::{Link, Origin, Stage, Up};
@@ -202,23 +203,21 @@ impl Router {
         Err(Refusal::new(RefusalReason::NameClash, text))
     }
 
-    /// A peer that gives out no addresses (no pools) may have any neighbour.
+    /// Pools of both must be the same or apart; what only one has, the other joins.
     fn check_pools(&self, hello: &Hello) -> Result<(), Refusal> {
-        let sorted = |pools: &[String]| {
-            let mut pools = pools.to_vec();
-            pools.sort();
-            pools
+        let clash = |ours: &str, theirs: &str| {
+            let both = ours.parse::<Subnet>().ok().zip(theirs.parse().ok());
+            ours != theirs && both.is_some_and(|(ours, theirs)| ours.overlaps(theirs))
         };
-        let (ours, theirs) = (sorted(&self.config.pools), sorted(&hello.pools));
-        if ours == theirs || ours.is_empty() || theirs.is_empty() {
-            return Ok(());
+        for ours in &self.config.pools {
+            if let Some(theirs) = hello.pools.iter().find(|theirs| clash(ours, theirs)) {
+                let text = format!(
+                    "{ours} here, {theirs} at the other end; both need the same --ipalloc-range"
+                );
+                return Err(Refusal::new(RefusalReason::Range, text));
+            }
         }
-        let text = format!(
-            "{} here, {} at the other end; both need the same --ipalloc-range",
-            ours.join(","),
-            theirs.join(",")
-        );
-        Err(Refusal::new(RefusalReason::Range, text))
+        Ok(())
     }
 
     fn over_limit(&self) -> Refusal {

@@ -190,7 +190,7 @@ fn clusters_and_one_sided_passwords_are_told_apart_on_both_ends() {
 }
 
 #[test]
-fn pools_that_differ_are_refused_and_no_pools_are_not() {
+fn pools_that_overlap_are_refused_and_pools_apart_are_not() {
     let with_pools = |pools: &[&str]| Config {
         pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
         ..config(1)
@@ -205,10 +205,16 @@ fn pools_that_differ_are_refused_and_no_pools_are_not() {
             "{info}"
         );
     }
-    let mut net = Net::new([config(0), with_pools(&[])]);
-    net.connect(0, "n1");
-    net.run_secs(1);
-    assert!(net.established(0, 1));
+    for apart in [
+        &[][..],
+        &["10.32.0.0/12", "172.30.0.0/16"],
+        &["10.48.0.0/12"],
+    ] {
+        let mut net = Net::new([config(0), with_pools(apart)]);
+        net.connect(0, "n1");
+        net.run_secs(1);
+        assert!(net.established(0, 1), "{apart:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! Tests of the set of pools by itself; stories of whole peers are in `tests/cluster/pools.rs`.
+
+use super::*;
+
+fn peer(n: u8) -> PeerName {
+    PeerName::from_bytes([2, 0, 0, 0, 0, n])
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn told(pools: &[&str]) -> PoolsConfig {
+    PoolsConfig {
+        us: peer(1),
+        pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
+        default_subnet: None,
+        init: Init::Consensus(None),
+        targets: 0,
+        reserved: Vec::new(),
+    }
+}
+
+fn pools(told_of: &[&str]) -> Pools {
+    Pools::new(told(told_of), Vec::new(), [1; 32], start()).unwrap()
+}
+
+fn answers(pools: &mut Pools) -> Vec<Result<Answer, RequestError>> {
+    let events = std::iter::from_fn(|| pools.poll_event());
+    let mut answers = Vec::new();
+    for event in events {
+        if let Event::Answer { result, .. } = event {
+            answers.push(result);
+        }
+    }
+    answers
+}
+
+#[test]
+fn ranges_that_overlap_are_refused_at_the_start_and_later() {
+    let overlap = Pools::new(
+        told(&["10.0.0.0/8", "10.1.0.0/16"]),
+        Vec::new(),
+        [1; 32],
+        start(),
+    );
+    assert!(matches!(overlap, Err(LoadError::Overlap { .. })));
+    let mut pools = pools(&["10.32.0.0/12"]);
+    let inside = "10.33.0.0/16".parse().unwrap();
+    assert_eq!(
+        pools.add(inside, start()),
+        Ok("10.32.0.0/12".parse().unwrap())
+    );
+    let around = pools.add("10.0.0.0/8".parse().unwrap(), start());
+    assert!(matches!(around, Err(AddPoolError::Overlaps { .. })));
+    let small = pools.add("172.30.0.0/31".parse().unwrap(), start());
+    assert!(matches!(small, Err(AddPoolError::TooSmall { .. })));
+}
+
+#[test]
+fn there_are_no_more_pools_than_may_be() {
+    let mut pools = pools(&[]);
+    let mut made = 0;
+    for n in 0..=255 {
+        let pool = Cidr::new(Addr::from_bits(0x0a00_0000 + (n << 8)), 24).unwrap();
+        made += usize::from(pools.add(pool, start()).is_ok());
+    }
+    assert_eq!(made, MAX_POOLS);
+    assert_eq!(pools.iter().count(), MAX_POOLS);
+}
+
+#[test]
+fn without_a_range_only_what_is_named_can_be_had() {
+    let mut pools = pools(&[]);
+    let now = start();
+    let container = || ContainerId::new("c");
+    pools.allocate(RequestId(1), container(), None, now);
+    pools.prime(RequestId(2), now);
+    pools.claim(
+        RequestId(3),
+        container(),
+        "10.0.0.1".parse().unwrap(),
+        8,
+        now,
+    );
+    let expected = [
+        Err(RequestError::NoPool),
+        Err(RequestError::NoPool),
+        Ok(Answer::Claimed),
+    ];
+    assert_eq!(answers(&mut pools), expected);
+}
+
+#[test]
+fn a_connection_without_pools_is_synced_at_once_and_once() {
+    let mut pools = pools(&[]);
+    pools.handle_connected(peer(2), start());
+    pools.handle_connected(peer(2), start());
+    let synced = Event::Synced { peer: peer(2) };
+    assert_eq!(pools.poll_event(), Some(synced));
+    assert_eq!(pools.poll_event(), None);
+}
+
+#[test]
+fn a_message_about_no_pool_of_ours_makes_it_ours() {
+    let mut theirs = pools(&["172.30.0.0/24"]);
+    let now = start();
+    theirs.handle_connected(peer(2), now);
+    let mut ours = pools(&["10.32.0.0/12"]);
+    while let Some(event) = theirs.poll_event() {
+        if let Event::Send { bytes, .. } = event {
+            ours.handle_message(peer(2), &bytes, now).unwrap();
+        }
+    }
+    let known: Vec<_> = ours.iter().map(|a| a.pool().to_string()).collect();
+    assert_eq!(known, ["10.32.0.0/12", "172.30.0.0/24"]);
+    assert!(ours.handle_message(peer(2), &[1, 2], now).is_err());
+}
+
+#[test]
+fn a_saved_pool_around_the_one_we_are_told_of_is_left_alone() {
+    let now = start();
+    let saved = |text: &str, addr: &str| {
+        let mut pools = pools(&[text]);
+        pools.allocate(RequestId(1), ContainerId::new(addr), None, now);
+        let events = std::iter::from_fn(|| pools.poll_event());
+        let mut last = None;
+        for event in events {
+            if let Event::Persist(saved) = event {
+                last = Some(saved);
+            }
+        }
+        last.unwrap()
+    };
+    let all = vec![saved("10.0.0.0/8", "a"), saved("10.32.5.0/24", "b")];
+    let mut pools = Pools::new(told(&["10.32.0.0/12"]), all, [1; 32], now).unwrap();
+    let holders: Vec<_> = pools.holders().map(|(c, ..)| c.as_str()).collect();
+    assert_eq!(holders, ["b"]);
+    let events: Vec<_> = std::iter::from_fn(|| pools.poll_event()).collect();
+    let persisted = events
+        .iter()
+        .position(|event| matches!(event, Event::Persist(s) if s.allocations.len() == 1));
+    let forgotten = events
+        .iter()
+        .position(|event| *event == Event::Forget("10.32.5.0/24".parse().unwrap()));
+    assert!(persisted.is_some() && persisted < forgotten, "{events:?}");
+}
