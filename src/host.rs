@@ -4,7 +4,9 @@
 //! What cannot be done is said once in the log and stays in the status' warnings until it works;
 //! the router goes on without it where that still makes sense.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use anyhow::Context;
 use tracing::{debug, warn};
@@ -15,20 +17,32 @@ use weft_net::fdb;
 use weft_net::forward;
 use weft_net::masquerade;
 use weft_net::tap::Tap;
-use weft_wire::MacAddr;
+use weft_wire::{MacAddr, Network};
 
 use crate::config::Config;
 use crate::convert;
+use crate::dataplane::Taps;
 use crate::state::ExposedState;
 
 /// What the node does to the host.
 pub(crate) struct Host {
     netlink: Netlink,
+    /// The default network's bridge.
     bridge: String,
-    tap: String,
+    /// The links of each network this host has.
+    networks: BTreeMap<Network, Links>,
+    /// The TAPs of the networks beside the default one.
+    taps: Arc<Taps>,
     warnings: Vec<String>,
     /// Has frames pass the host's packet filter.
     filter: forward::Guard,
+}
+
+/// What a network is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Links {
+    pub(crate) bridge: String,
+    pub(crate) tap: String,
 }
 
 impl Host {
@@ -51,14 +65,19 @@ impl Host {
         bridge::ensure_bridge(&netlink, &bridge_config).await?;
         let tap = Tap::attach(&config.host.tap)?;
         bridge::enslave_tap(&netlink, &config.host.tap, &config.host.bridge).await?;
-        let mut host = Self {
-            netlink,
+        let links = Links {
             bridge: config.host.bridge.clone(),
             tap: config.host.tap.clone(),
+        };
+        let mut host = Self {
+            netlink,
+            bridge: links.bridge.clone(),
+            networks: BTreeMap::from([(Network::DEFAULT, links)]),
+            taps: Arc::default(),
             warnings: Vec::new(),
             filter: forward::Guard::start(config.host.bridge.as_str()),
         };
-        host.drop_stale_entries().await;
+        host.drop_stale_entries(Network::DEFAULT).await;
         if let Some(dns) = &config.dns {
             let pools: Vec<_> = config
                 .pools()
@@ -91,17 +110,28 @@ impl Host {
         }
     }
 
-    /// Has the bridge send frames for this MAC to us alone, instead of to every container.
-    pub(crate) async fn add_remote_mac(&self, mac: MacAddr) {
-        if let Err(error) = fdb::fdb_replace(&self.netlink, mac, &self.tap).await {
-            debug!(%mac, %error, "no bridge entry");
+    /// The TAPs of the networks beside the default one; the same map as long as they are the same.
+    pub(crate) fn taps(&self) -> Arc<Taps> {
+        self.taps.clone()
+    }
+
+    /// Has the network's bridge send frames for this MAC to us alone, instead of to every container.
+    pub(crate) async fn add_remote_mac(&self, network: Network, mac: MacAddr) {
+        let Some(links) = self.networks.get(&network) else {
+            return;
+        };
+        if let Err(error) = fdb::fdb_replace(&self.netlink, mac, &links.tap).await {
+            debug!(%mac, %network, %error, "no bridge entry");
         }
     }
 
     /// Takes such an entry back.
-    pub(crate) async fn forget_remote_mac(&self, mac: MacAddr) {
-        if let Err(error) = fdb::fdb_del(&self.netlink, mac, &self.tap).await {
-            debug!(%mac, %error, "no bridge entry removed");
+    pub(crate) async fn forget_remote_mac(&self, network: Network, mac: MacAddr) {
+        let Some(links) = self.networks.get(&network) else {
+            return;
+        };
+        if let Err(error) = fdb::fdb_del(&self.netlink, mac, &links.tap).await {
+            debug!(%mac, %network, %error, "no bridge entry removed");
         }
     }
 
@@ -146,12 +176,13 @@ impl Host {
     }
 
     /// Entries of an earlier run: nobody has confirmed them in this one.
-    async fn drop_stale_entries(&self) {
-        for mac in fdb::fdb_dump_extern(&self.netlink, &self.tap)
-            .await
-            .unwrap_or_default()
-        {
-            self.forget_remote_mac(mac).await;
+    async fn drop_stale_entries(&self, network: Network) {
+        let Some(links) = self.networks.get(&network) else {
+            return;
+        };
+        let entries = fdb::fdb_dump_extern(&self.netlink, &links.tap).await;
+        for mac in entries.unwrap_or_default() {
+            self.forget_remote_mac(network, mac).await;
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! * [`bridge`], [`fdb`]: the switch all local containers are plugged into, and what it knows of
 //!   remote MACs.
-//! * [`tap`], [`udp`]: where frames come from and go to; synchronous, for plain threads.
+//! * [`tap`], [`taps`], [`udp`]: where frames come from and go to; synchronous, for plain threads.
 //! * [`attach`]: a container's interface.
 //! * [`netns`]: doing things in another network namespace.
 //! * [`forward`]: past the host's packet filter.
@@ -31,6 +31,7 @@ mod netlink;
 pub mod netns;
 pub mod sandbox;
 pub mod tap;
+pub mod taps;
 #[cfg(test)]
 mod testing;
 pub mod udp;

@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -151,6 +151,12 @@ impl Tap {
     /// Whether the kernel cuts super-frames of UDP datagrams that are sent to it (since Linux 6.2).
     pub fn cuts_udp(&self) -> bool {
         self.cuts_udp
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.0.as_fd()
     }
 }
 

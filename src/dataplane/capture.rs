@@ -1,10 +1,11 @@
-//! From the TAP to the peers: super-frames read and decided on as one, cut, sealed and sent in trains.
+//! From a TAP to the peers: super-frames read and decided on as one, cut, sealed and sent in trains.
 
 use std::thread;
 use std::time::Duration;
 
+use weft_net::tap::Tap;
+use weft_net::taps::Taps;
 use weft_router::drop_reason::DropReason;
-use weft_router::flood::FloodNumber;
 use weft_router::macs::Location;
 use weft_router::offload::{Cut, VnetHeader};
 use weft_router::switch::{self, Captured};
@@ -22,23 +23,20 @@ const MAX_READS: usize = 64;
 /// What this loop alone owns.
 struct Loop<'a> {
     shared: &'a Shared,
-    numbers: FloodNumber,
     batch: Batch,
     /// A flooded frame, of which each neighbour gets a copy.
     flooded: Vec<u8>,
 }
 
-pub(super) fn run(shared: &Shared, flood_start: u32) {
+/// Serves the default network.
+pub(super) fn run(shared: &Shared) {
     let mut buffer = vec![0; BUFFER];
     let mut forwarding = arc_swap::Cache::new(&shared.forwarding);
-    let mut this = Loop {
-        shared,
-        numbers: FloodNumber::starting_at(flood_start),
-        batch: Batch::new(),
-        flooded: vec![0; BUFFER],
-    };
+    let mut this = Loop::new(shared);
     loop {
-        if let Err(error) = this.burst(&mut buffer, &mut forwarding) {
+        let read = shared.tap.recv(&mut buffer).map(Some);
+        let from = (Network::DEFAULT, &shared.tap);
+        if let Err(error) = this.burst(from, read, &mut buffer, &mut forwarding) {
             // The bridge was taken down, or the device removed under us. It may come back.
             tracing::debug!(%error, "reading the TAP failed");
             thread::sleep(Duration::from_millis(100));
@@ -46,18 +44,81 @@ pub(super) fn run(shared: &Shared, flood_start: u32) {
     }
 }
 
+/// Serves all other networks, as they come and go.
+pub(super) fn run_further(shared: &Shared) {
+    let mut buffer = vec![0; BUFFER];
+    let mut forwarding = arc_swap::Cache::new(&shared.forwarding);
+    let mut this = Loop::new(shared);
+    let mut gone = Vec::new();
+    loop {
+        let networks = forwarding.load().taps.clone();
+        let there = networks.iter().filter(|(of, _)| !gone.contains(*of));
+        let there: Vec<(Network, &Tap)> = there.map(|(of, tap)| (*of, &**tap)).collect();
+        match this.serve(&there, &mut buffer, &mut forwarding) {
+            // Others may have come under the same name.
+            Ended::Changed => gone.clear(),
+            Ended::Gone(network) => gone.push(network),
+        }
+    }
+}
+
+/// Why a set of TAPs is not served any more.
+enum Ended {
+    /// There is another set.
+    Changed,
+    /// This network's is no more.
+    Gone(Network),
+}
+
 type Snapshot<'a> = arc_swap::Cache<&'a arc_swap::ArcSwap<Forwarding>, std::sync::Arc<Forwarding>>;
 
-impl Loop<'_> {
-    /// Waits for a frame, and takes with it what others there are.
-    fn burst(&mut self, buffer: &mut [u8], forwarding: &mut Snapshot<'_>) -> std::io::Result<()> {
-        let tap = &self.shared.tap;
-        let mut read = tap.recv(buffer).map(Some);
+impl<'a> Loop<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            batch: Batch::new(),
+            flooded: vec![0; BUFFER],
+        }
+    }
+
+    /// Captures what comes from any of these TAPs, until there are others.
+    fn serve(
+        &mut self,
+        networks: &[(Network, &Tap)],
+        buffer: &mut [u8],
+        forwarding: &mut Snapshot<'_>,
+    ) -> Ended {
+        let taps = networks.iter().map(|(_, tap)| *tap);
+        let mut taps = Taps::new(taps, &self.shared.waker);
+        loop {
+            let woken = taps.wait();
+            for (_, from) in taps.ready().zip(networks).filter(|(ready, _)| *ready) {
+                let read = from.1.recv_now(buffer);
+                if let Err(error) = self.burst(*from, read, buffer, forwarding) {
+                    tracing::debug!(%error, network = %from.0, "reading a TAP failed");
+                    return Ended::Gone(from.0);
+                }
+            }
+            if woken {
+                return Ended::Changed;
+            }
+        }
+    }
+
+    /// Captures a frame that was read, and takes with it what others there are.
+    fn burst(
+        &mut self,
+        (network, tap): (Network, &Tap),
+        mut read: std::io::Result<Option<usize>>,
+        buffer: &mut [u8],
+        forwarding: &mut Snapshot<'_>,
+    ) -> std::io::Result<()> {
         for reads in 1..=MAX_READS {
             let Ok(Some(len)) = read else {
                 break;
             };
-            self.capture(forwarding.load(), buffer.get(..len).unwrap_or_default());
+            let bytes = buffer.get(..len).unwrap_or_default();
+            self.capture(forwarding.load(), network, bytes);
             read = match reads {
                 MAX_READS => Ok(None),
                 _ => tap.recv_now(buffer),
@@ -67,9 +128,8 @@ impl Loop<'_> {
         read.map(|_| ())
     }
 
-    fn capture(&mut self, forwarding: &Forwarding, bytes: &[u8]) {
+    fn capture(&mut self, forwarding: &Forwarding, network: Network, bytes: &[u8]) {
         let counters = &self.shared.counters;
-        let network = Network::DEFAULT;
         let Some((header, bytes)) = bytes.split_first_chunk() else {
             return counters.drop(DropReason::MalformedFrame, 1);
         };
@@ -124,7 +184,7 @@ impl Loop<'_> {
                 hops: HOP_LIMIT,
                 network,
                 origin: forwarding.us,
-                number: self.numbers.next(),
+                number: self.shared.floods.next(),
             };
             let header = header.emit();
             for egress in forwarding.flood_to(forwarding.us) {

@@ -1,20 +1,24 @@
 //! The snapshot the loops forward by: made whole by the control side, never changed after.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use weft_net::tap::Tap;
 use weft_router::ConnId;
 use weft_router::macs::MacView;
 use weft_router::session::SendSession;
 use weft_router::switch::View;
-use weft_wire::PeerName;
+use weft_wire::{Network, PeerName};
 
 use super::activity::Activity;
 
 /// A map that is looked at for each frame, which is why the hash is a fast one.
 pub(crate) type ByPeer<T> = HashMap<PeerName, T, RandomState>;
+
+/// The TAPs of the networks this host has beside the default one.
+pub(crate) type Taps = BTreeMap<Network, Arc<Tap>>;
 
 /// What is sent to one neighbour by.
 pub(crate) struct Egress {
@@ -44,6 +48,8 @@ pub(crate) struct Forwarding {
     pub(crate) neighbours: ByPeer<Arc<Egress>>,
     /// Every connection that there is a key to send with for: whose questions are answered.
     pub(crate) sessions: HashMap<ConnId, Arc<Egress>>,
+    /// The further networks of this host; the same map as long as they are the same.
+    pub(crate) taps: Arc<Taps>,
 }
 
 impl Forwarding {
@@ -58,6 +64,7 @@ impl Forwarding {
             flood: ByPeer::default(),
             neighbours: ByPeer::default(),
             sessions: HashMap::default(),
+            taps: Arc::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  bridge ─ TAP ─▶ capture ─ decide ─ cut ─ seal ─▶ UDP       (thread "weft-capture")
+//!  further TAPs ─▶ the same, one thread for all             (thread "weft-networks")
 //!  bridge ◀─ TAP ─ inject ◀─ merge ◀─ decide ◀─ open ◀─ UDP   (thread "weft-receive", relays too)
 //! ```
 //!
@@ -9,6 +10,9 @@
 //! [`Forwarding`] snapshot, which the control side replaces when something changes; what they notice
 //! (a new MAC, a heartbeat, a key worn out) they report through a bounded queue that is never waited
 //! for. So no frame allocates, locks or awaits, and a slow control side costs nothing but a report.
+//!
+//! The default network's TAP is read by a thread that waits in the read itself, which is the fastest way there
+//! is; those of all other networks by one that waits for any of them.
 //!
 //! Both work in bulk: a super-frame is decided on once and leaves as a train of datagrams in one system call;
 //! what arrives together goes to the TAP together. On the wire there are only frames, each sealed by itself.
@@ -33,9 +37,11 @@ use arc_swap::ArcSwap;
 use dashmap::DashSet;
 use tokio::sync::mpsc;
 use weft_net::tap::Tap;
+use weft_net::taps::Waker;
 use weft_net::udp::{is_too_long, send_now};
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
+use weft_router::flood::FloodNumber;
 use weft_router::macs::Location;
 use weft_router::session::{RecvSession, SendSession};
 use weft_wire::message::{HEARTBEAT_LEN, Heartbeat, PROBE_LEN, Probe};
@@ -43,7 +49,7 @@ use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex, TAG_LEN};
 use weft_wire::{MacAddr, Network, PeerName};
 
 pub(crate) use activity::{Activity, Heard};
-pub(crate) use forwarding::{ByPeer, Egress, Forwarding};
+pub(crate) use forwarding::{ByPeer, Egress, Forwarding, Taps};
 
 /// Reports that may wait for the control side; more are not made (a MAC is reported again with its
 /// next frame, a heartbeat again by its sender).
@@ -106,9 +112,14 @@ pub(crate) struct DataPlane {
 /// What both loops and the control side see.
 struct Shared {
     socket: UdpSocket,
+    /// The default network's.
     tap: Tap,
+    /// Ends the wait for the other networks' TAPs, when there are others.
+    waker: Waker,
     forwarding: ArcSwap<Forwarding>,
     counters: Counters,
+    /// Numbers the frames we flood, in whatever network.
+    floods: FloodNumber,
     /// Numbers frames that go in pieces; no neighbour sees one twice while it matters.
     splits: AtomicU32,
     reports: mpsc::Sender<Report>,
@@ -154,10 +165,10 @@ fn add(counter: &AtomicU64, n: usize) {
 }
 
 impl DataPlane {
-    /// Starts both loops on a TAP and a bound UDP socket.
+    /// Starts the loops on the default network's TAP and a bound UDP socket.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// A thread cannot be started, or there are no descriptors left.
     pub(crate) fn start(
         tap: Tap,
         socket: UdpSocket,
@@ -170,8 +181,10 @@ impl DataPlane {
         let shared = Arc::new(Shared {
             socket,
             tap,
+            waker: Waker::new()?,
             forwarding: ArcSwap::from_pointee(first),
             counters: Counters::default(),
+            floods: FloodNumber::starting_at(flood_start),
             splits: AtomicU32::new(0),
             reports,
             news: DashSet::new(),
@@ -179,7 +192,11 @@ impl DataPlane {
         let capture = shared.clone();
         thread::Builder::new()
             .name("weft-capture".to_owned())
-            .spawn(move || capture::run(&capture, flood_start))?;
+            .spawn(move || capture::run(&capture))?;
+        let networks = shared.clone();
+        thread::Builder::new()
+            .name("weft-networks".to_owned())
+            .spawn(move || capture::run_further(&networks))?;
         let receive = shared.clone();
         thread::Builder::new()
             .name("weft-receive".to_owned())
@@ -189,7 +206,11 @@ impl DataPlane {
 
     /// Replaces what the loops forward by.
     pub(crate) fn set_forwarding(&self, forwarding: Forwarding) {
-        self.shared.forwarding.store(Arc::new(forwarding));
+        let taps = forwarding.taps.clone();
+        let before = self.shared.forwarding.swap(Arc::new(forwarding));
+        if !Arc::ptr_eq(&before.taps, &taps) {
+            self.shared.waker.wake();
+        }
     }
 
     /// Changes the sessions we receive on.
@@ -263,6 +284,15 @@ impl Shared {
         send_now(&self.socket, datagram, to)?;
         add(&self.counters.datagrams_sent, 1);
         Ok(())
+    }
+
+    /// The TAP of a network, if this host has that.
+    fn tap_of<'a>(&'a self, network: Network, forwarding: &'a Forwarding) -> Option<&'a Tap> {
+        if network == Network::DEFAULT {
+            Some(&self.tap)
+        } else {
+            forwarding.taps.get(&network).map(|tap| &**tap)
+        }
     }
 
     /// Tells the control side, unless too much is waiting there already.

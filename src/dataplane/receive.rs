@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use weft_net::datagrams::recv_train;
+use weft_net::tap::Tap;
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
 use weft_router::flood::Seen;
@@ -45,8 +46,9 @@ struct Whole<'a> {
     seen: Seen,
     /// Frames for other peers.
     relay: Batch,
-    /// Frames for the TAP.
+    /// Frames for the TAP of `network`.
     merge: Merge,
+    network: Network,
 }
 
 pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
@@ -62,6 +64,7 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
             seen: Seen::new(),
             relay: Batch::new(),
             merge: Merge::new(shared.tap.cuts_udp()),
+            network: Network::DEFAULT,
         },
     };
     loop {
@@ -71,7 +74,7 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
         // traffic too, or nothing waits there; or it is an ICMP answer to something we sent. The socket
         // goes on.
         let Ok(Some(train)) = received else {
-            this.whole.merge.flush(|merged| inject(shared, &merged));
+            this.whole.flush(forwarding.load());
             this.expire();
             continue;
         };
@@ -241,8 +244,7 @@ impl Whole<'_> {
                 let UnicastHeader {
                     network, source, ..
                 } = header;
-                self.deliver(&frame, unfinished, network, source, forwarding);
-                Ok(())
+                self.deliver(&frame, unfinished, network, source, forwarding)
             }
             Received::Relay => {
                 let egress = forwarding
@@ -272,8 +274,7 @@ impl Whole<'_> {
             Flooded::Deliver => {}
             Flooded::DeliverAndPassOn => self.pass_on(header, bytes, from, forwarding),
         }
-        self.deliver(&frame, None, header.network, header.origin, forwarding);
-        Ok(())
+        self.deliver(&frame, None, header.network, header.origin, forwarding)
     }
 
     fn pass_on(
@@ -310,15 +311,38 @@ impl Whole<'_> {
         network: Network,
         source: PeerName,
         forwarding: &Forwarding,
-    ) {
+    ) -> Result<(), DropReason> {
+        let shared = self.shared;
+        let tap = shared
+            .tap_of(network, forwarding)
+            .ok_or(DropReason::UnknownNetwork)?;
         let mac = frame.src();
         let at = Location::Peer(source);
         if forwarding.macs.is_news(network, mac, at) {
             self.shared.report_mac(Sighting { network, mac, at });
         }
+        // A frame must not meet those of another network.
+        if network != self.network {
+            self.flush(forwarding);
+            self.network = network;
+        }
+        self.merge.push(frame.bytes(), unfinished, |merged| {
+            inject(shared, tap, &merged)
+        });
+        Ok(())
+    }
+
+    /// Hands on what waits to be put together with more.
+    fn flush(&mut self, forwarding: &Forwarding) {
         let shared = self.shared;
-        self.merge
-            .push(frame.bytes(), unfinished, |merged| inject(shared, &merged));
+        let tap = shared.tap_of(self.network, forwarding);
+        self.merge.flush(|merged| match tap {
+            Some(tap) => inject(shared, tap, &merged),
+            // The host left the network meanwhile.
+            None => shared
+                .counters
+                .drop(DropReason::UnknownNetwork, merged.frames),
+        });
     }
 }
 
@@ -331,8 +355,8 @@ fn accepts(forwarding: &Forwarding, peer: PeerName) -> Result<(), DropReason> {
     }
 }
 
-fn inject(shared: &Shared, merged: &Merged<'_>) {
-    match shared.tap.send(&merged.header.emit(), merged.frame) {
+fn inject(shared: &Shared, tap: &Tap, merged: &Merged<'_>) {
+    match tap.send(&merged.header.emit(), merged.frame) {
         Ok(()) => {
             add(&shared.counters.frames_injected, merged.frames);
             add(&shared.counters.bytes_injected, merged.frame.len());

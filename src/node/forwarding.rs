@@ -66,6 +66,7 @@ impl Node {
             flood,
             neighbours,
             sessions,
+            taps: self.host.taps(),
         });
     }
 

@@ -45,11 +45,11 @@ impl Node {
 
     /// A MAC is there from now on, or nowhere any more: has the host and the data plane follow the
     /// table. The one place where a MAC reaches the host.
-    async fn place_mac(&mut self, _network: Network, mac: MacAddr, at: Option<Location>) {
+    async fn place_mac(&mut self, network: Network, mac: MacAddr, at: Option<Location>) {
         self.mesh.stale = true;
         match at {
-            Some(Location::Peer(_)) => self.host.add_remote_mac(mac).await,
-            Some(Location::Local) | None => self.host.forget_remote_mac(mac).await,
+            Some(Location::Peer(_)) => self.host.add_remote_mac(network, mac).await,
+            Some(Location::Local) | None => self.host.forget_remote_mac(network, mac).await,
         }
     }
 }
