@@ -113,6 +113,17 @@ impl Bindings {
         !keys.is_empty()
     }
 
+    /// The addresses of `mac` in this place, in order.
+    pub fn addresses(
+        &self,
+        network: Network,
+        mac: MacAddr,
+        location: Location,
+    ) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.addresses.get(&(location, network, mac));
+        addresses.into_iter().flatten().copied()
+    }
+
     /// How many addresses somebody has.
     pub fn len(&self) -> usize {
         self.holders.len()
@@ -246,6 +257,8 @@ mod tests {
         assert_eq!(table.bind(NET, mac(1), at(1), &[ip(1), ip(2)]), 0);
         assert_eq!(table.view().holder(NET, ip(2)), Some((at(1), mac(1))));
         assert_eq!(table.view().holder(OTHER_NET, ip(2)), None);
+        let addresses: Vec<_> = table.addresses(NET, mac(1), at(1)).collect();
+        assert_eq!(addresses, [ip(1), ip(2)]);
         table.bind(NET, mac(1), at(1), &[ip(1)]);
         assert_eq!(table.view().holder(NET, ip(2)), None);
         table.unbind(NET, mac(1), at(1));

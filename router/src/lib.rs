@@ -33,6 +33,7 @@ mod event;
 mod failures;
 pub mod flood;
 pub mod fragment;
+pub mod home;
 mod identity;
 mod keys;
 mod link;

@@ -94,8 +94,8 @@ pub struct MacEntry {
     pub mac: MacAddr,
     /// Where it is.
     pub location: Location,
-    /// Whether it was registered there.
-    pub registered: bool,
+    /// How somebody says to know that it is there; none if it was only seen.
+    pub claim: Option<Kind>,
     /// When it was last seen to send, or claimed; see the module about how exact this is.
     pub last_seen: Instant,
 }
@@ -280,7 +280,7 @@ impl MacTable {
                 network: key.0,
                 mac: key.1,
                 location,
-                registered: self.claim_of(*key, location) == Some(Kind::Registered),
+                claim: self.claim_of(*key, location),
                 last_seen: *last_seen,
             })
         })
@@ -405,7 +405,8 @@ impl MacTable {
                 *count.entry(entry.location).or_default() += 1;
             }
             assert!(!entry.mac.is_multicast());
-            assert!(entry.registered || self.registered_at(key).next().is_none());
+            let registered = entry.claim == Some(Kind::Registered);
+            assert!(registered || self.registered_at(key).next().is_none());
         }
         assert_eq!(count, self.count);
         assert!(count.values().all(|n| *n <= MAX_MACS_PER_LOCATION));
