@@ -49,6 +49,10 @@ pub(crate) struct MeshConfig {
     pub(crate) conn_limit: usize,
     pub(crate) trusted: Vec<ApiCidr>,
     pub(crate) mtu: u16,
+    /// Whether MACs are told to others, and what others tell is believed.
+    pub(crate) mac_gossip: bool,
+    /// Whether we answer who has an address, in place of its owner.
+    pub(crate) arp_answers: bool,
     pub(crate) targets: Vec<Target>,
     pub(crate) resume: bool,
 }
@@ -196,6 +200,8 @@ fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
         conn_limit: args_mesh.conn_limit,
         trusted: args_mesh.trusted_subnets.clone(),
         mtu: args_mesh.mtu,
+        mac_gossip: !args_mesh.no_mac_gossip,
+        arp_answers: !args_mesh.no_arp_answers,
         targets: args
             .peers
             .iter()

@@ -58,6 +58,8 @@ pub(crate) enum Request {
     AddName(api::AddName, Reply<()>),
     RemoveNames(api::RemoveNames, Reply<api::RemovedNames>),
     FindName(String, Reply<api::Found>),
+    Bind(api::Bind, Reply<()>),
+    Unbind(ContainerId, Reply<()>),
     Expose(api::Expose, Reply<()>),
     Hide(Cidr, Reply<()>),
 }

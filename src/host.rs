@@ -4,9 +4,10 @@
 //! What cannot be done is said once in the log and stays in the status' warnings until it works;
 //! the router goes on without it where that still makes sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tracing::{debug, warn};
@@ -34,6 +35,8 @@ pub(crate) struct Host {
     /// The TAPs of the networks beside the default one.
     taps: Arc<Taps>,
     warnings: Vec<String>,
+    /// Bridge entries of an earlier run that nobody has confirmed in this one, and since when there are any.
+    unconfirmed: (Instant, BTreeSet<(Network, MacAddr)>),
     /// Has frames pass the host's packet filter.
     filter: forward::Guard,
 }
@@ -75,9 +78,10 @@ impl Host {
             networks: BTreeMap::from([(Network::DEFAULT, links)]),
             taps: Arc::default(),
             warnings: Vec::new(),
+            unconfirmed: (Instant::now(), BTreeSet::new()),
             filter: forward::Guard::start(config.host.bridge.as_str()),
         };
-        host.drop_stale_entries(Network::DEFAULT).await;
+        host.unconfirmed.1 = host.entries(Network::DEFAULT).await;
         if let Some(dns) = &config.dns {
             let pools: Vec<_> = config
                 .pools()
@@ -116,7 +120,8 @@ impl Host {
     }
 
     /// Has the network's bridge send frames for this MAC to us alone, instead of to every container.
-    pub(crate) async fn add_remote_mac(&self, network: Network, mac: MacAddr) {
+    pub(crate) async fn add_remote_mac(&mut self, network: Network, mac: MacAddr) {
+        self.unconfirmed.1.remove(&(network, mac));
         let Some(links) = self.networks.get(&network) else {
             return;
         };
@@ -126,7 +131,8 @@ impl Host {
     }
 
     /// Takes such an entry back.
-    pub(crate) async fn forget_remote_mac(&self, network: Network, mac: MacAddr) {
+    pub(crate) async fn forget_remote_mac(&mut self, network: Network, mac: MacAddr) {
+        self.unconfirmed.1.remove(&(network, mac));
         let Some(links) = self.networks.get(&network) else {
             return;
         };
@@ -175,15 +181,53 @@ impl Host {
             })
     }
 
-    /// Entries of an earlier run: nobody has confirmed them in this one.
-    async fn drop_stale_entries(&self, network: Network) {
-        let Some(links) = self.networks.get(&network) else {
+    /// Entries of an earlier run serve while the peers are found again; those that are not confirmed by then go.
+    pub(crate) async fn drop_unconfirmed(&mut self, now: Instant) {
+        let (since, macs) = &mut self.unconfirmed;
+        if now.saturating_duration_since(*since) < CONFIRMED_WITHIN {
             return;
-        };
-        let entries = fdb::fdb_dump_extern(&self.netlink, &links.tap).await;
-        for mac in entries.unwrap_or_default() {
+        }
+        for (network, mac) in std::mem::take(macs) {
             self.forget_remote_mac(network, mac).await;
         }
+    }
+
+    /// The ports of all networks' bridges by name; none if that cannot be found out.
+    pub(crate) async fn ports(&self) -> Option<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        for links in self.networks.values() {
+            let ports = self.netlink.list_ports(&links.bridge).await;
+            let unknown = |error: &_| debug!(%error, "a bridge's ports are not known");
+            all.extend(ports.inspect_err(unknown).ok()?);
+        }
+        Some(all)
+    }
+
+    /// Which MACs the bridges have learned by themselves, and the numbers of their ports.
+    pub(crate) async fn learned_ports(&self) -> BTreeMap<(Network, MacAddr), u32> {
+        let mut all = BTreeMap::new();
+        for (network, links) in &self.networks {
+            let learned = fdb::fdb_dump_learned(&self.netlink, &links.bridge).await;
+            let unknown = |error: &_| debug!(%error, "what a bridge has learned is not known");
+            let learned = learned.inspect_err(unknown).unwrap_or_default();
+            all.extend(
+                learned
+                    .into_iter()
+                    .map(|(mac, port)| ((*network, mac), port)),
+            );
+        }
+        all
+    }
+
+    /// What we, or a router before us, had a network's bridge know.
+    async fn entries(&self, network: Network) -> BTreeSet<(Network, MacAddr)> {
+        let Some(links) = self.networks.get(&network) else {
+            return BTreeSet::new();
+        };
+        let entries = fdb::fdb_dump_extern(&self.netlink, &links.tap).await;
+        let unknown = |error: &_| debug!(%error, "a bridge's entries are not known");
+        let entries = entries.inspect_err(unknown).unwrap_or_default();
+        entries.into_iter().map(|mac| (network, mac)).collect()
     }
 
     /// Warns of routes of the host that a pool would be in the way of.
@@ -202,3 +246,6 @@ impl Host {
         }
     }
 }
+
+/// How long entries of an earlier run may wait to be confirmed.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);

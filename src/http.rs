@@ -167,6 +167,7 @@ fn control(node: Node) -> Router {
         .route(routes::NETWORK, get(network))
         .route(routes::NAME, put(add_name).delete(remove_names))
         .route(routes::NAME_LOOKUP, get(find_name))
+        .route(routes::BINDING, put(bind).delete(unbind))
         .route(routes::EXPOSE, post(expose).delete(hide))
         .fallback(async || Failure::missing("no such path or method"))
         .with_state(node)
@@ -310,6 +311,18 @@ async fn find_name(
     node.ask(|reply| Request::FindName(name, reply))
         .await
         .map(Json)
+}
+
+async fn bind(State(node): State<Node>, Body(body): Body<api::Bind>) -> Answer<StatusCode> {
+    node.ask(|reply| Request::Bind(body, reply))
+        .await
+        .map(nothing)
+}
+
+async fn unbind(State(node): State<Node>, Body(body): Body<api::Unbind>) -> Answer<StatusCode> {
+    node.ask(|reply| Request::Unbind(body.container, reply))
+        .await
+        .map(nothing)
 }
 
 async fn expose(State(node): State<Node>, Body(body): Body<api::Expose>) -> Answer<StatusCode> {

@@ -153,6 +153,11 @@ fn data_path(registry: &mut Registry, counters: &Counters) {
             &counters.frames_relayed,
         ),
         (
+            "questions_answered",
+            "ARP requests and neighbour solicitations answered for containers of other hosts",
+            &counters.questions_answered,
+        ),
+        (
             "datagrams_sent",
             "Sealed datagrams sent",
             &counters.datagrams_sent,

@@ -8,6 +8,7 @@
 //! Invariant: an allocation is on the disk before its answer leaves, because effects are carried out
 //! in the order the machines gave them.
 
+mod bindings;
 mod effects;
 mod forwarding;
 mod macs;
@@ -25,7 +26,6 @@ use tracing::{debug, error, info, warn};
 use weft_dns::{Domain, Name, NameTable, Record};
 use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
 use weft_ipam::{Pools, RequestId};
-use weft_router::macs::MacTable;
 use weft_router::session::SendSession;
 use weft_router::{ConnId, Router};
 use weft_wire::PeerName;
@@ -37,13 +37,14 @@ use crate::host::Host;
 use crate::resolver::Resolver;
 use crate::state::{NameState, State, Store};
 use crate::streams::Streams;
+pub(crate) use macs::Macs;
 use requests::Waiting;
 
 /// How often MACs are aged and the report's slow parts are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How often it is looked whether what is sent to a neighbour is answered by anything.
 const LOOK: Duration = Duration::from_millis(500);
-/// Inputs handled before the machines' effects are carried out, so that a flood of one kind of input
+/// Inputs or changes handled before the machines' effects are carried out, so that a flood of one kind of input
 /// cannot keep the deadlines from being met.
 const BUDGET: usize = 64;
 
@@ -54,7 +55,7 @@ pub(crate) struct Node {
     router: Router,
     ipam: Pools,
     names: Names,
-    macs: MacTable,
+    macs: Macs,
     mesh: Mesh,
     host: Host,
     streams: Streams,
@@ -141,7 +142,7 @@ pub(crate) struct Parts {
     pub(crate) ipam: Pools,
     pub(crate) names: Names,
     pub(crate) gossip: Gossip,
-    pub(crate) macs: MacTable,
+    pub(crate) macs: Macs,
     pub(crate) host: Host,
     pub(crate) streams: Streams,
     pub(crate) data: DataPlane,
@@ -186,10 +187,10 @@ impl Node {
             let deadline = self.deadline();
             let next = tokio::select! {
                 Some(input) = self.sources.inputs.recv() => self.handle_inputs(input).await,
-                Some(change) = self.sources.changes.recv() => { self.handle_change(change).await?; Next::Continue }
+                Some(change) = self.sources.changes.recv() => { self.handle_changes(change).await?; Next::Continue }
                 Some(out) = self.sources.outgoing.recv() => { self.send_gossip(out); Next::Continue }
                 Some(report) = self.sources.reports.recv() => { self.handle_report(report).await; Next::Continue }
-                () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout(); Next::Continue }
+                () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout().await; Next::Continue }
                 _ = looks.tick() => { self.look_at_traffic(); Next::Continue }
                 _ = housekeeping.tick() => { self.keep_house().await; Next::Continue }
             };
@@ -202,8 +203,9 @@ impl Node {
     fn deadline(&self) -> Instant {
         let router = self.router.poll_timeout();
         let ipam = self.ipam.poll_timeout();
+        let home = self.macs.home.poll_timeout();
         let far = Instant::now() + Duration::from_secs(3600);
-        [router, ipam]
+        [router, ipam, home]
             .into_iter()
             .flatten()
             .map(|(at, _)| at)
@@ -211,10 +213,23 @@ impl Node {
             .unwrap_or(far)
     }
 
-    fn handle_timeout(&mut self) {
+    async fn handle_timeout(&mut self) {
         let now = Instant::now();
         self.router.handle_timeout(now);
         self.ipam.handle_timeout(now);
+        self.publish_learned(now).await;
+    }
+
+    /// What others say comes in bursts, and a new snapshot for each piece of it would be much work.
+    async fn handle_changes(&mut self, first: Change) -> anyhow::Result<()> {
+        self.handle_change(first).await?;
+        for _ in 1..BUDGET {
+            let Ok(change) = self.sources.changes.try_recv() else {
+                break;
+            };
+            self.handle_change(change).await?;
+        }
+        Ok(())
     }
 
     async fn handle_inputs(&mut self, first: Input) -> Next {
@@ -297,9 +312,12 @@ impl Node {
         }
     }
 
-    /// What nobody waits for: old MACs go.
+    /// What nobody waits for: old MACs go, and what is left of containers and of an earlier run.
     async fn keep_house(&mut self) {
-        self.age_macs(Instant::now()).await;
+        let now = Instant::now();
+        self.age_macs(now).await;
+        self.prune_bindings(now).await;
+        self.host.drop_unconfirmed(now).await;
     }
 
     /// Ends the router in order: the others hear of it at once, and the state says it was meant.

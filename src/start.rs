@@ -20,7 +20,6 @@ use weft_cli::launch::Password;
 use weft_dns::NameTable;
 use weft_gossip::{Change, Entry, Gossip, GossipConfig, Outgoing, PeerInfo};
 use weft_ipam::{Init, Pools, PoolsConfig};
-use weft_router::macs::MacTable;
 use weft_router::{Identity, Psk, Router, Target};
 use weft_wire::PeerUid;
 
@@ -29,7 +28,7 @@ use crate::convert;
 use crate::dataplane::{DataPlane, Forwarding};
 use crate::event::Input;
 use crate::host::Host;
-use crate::node::{Names, Node, Parts, Persisted, Sources};
+use crate::node::{Macs, Names, Node, Parts, Persisted, Sources};
 use crate::resolver::{Resolver, ResolverConfig};
 use crate::state::{PoolState, State, StateError, Store};
 use crate::{http, plugin, proxy, streams};
@@ -116,9 +115,10 @@ async fn start(
     router.connect(&targets, true, now);
     let ipam = pools(&config, &persisted.state, targets.len(), now)?;
     let names = names(&config, &persisted.state).await?;
-    let (gossip, changes, outgoing) = gossip(&config, generation, &names.table).await?;
-    let macs = MacTable::new();
-    let forwarding = Forwarding::empty(config.name, config.dns_address(), macs.view());
+    let ports = host.ports().await;
+    let macs = Macs::restore(&config, &mut persisted.state, ports.as_ref(), now);
+    let (gossip, changes, outgoing) = gossip(&config, generation, &names.table, &macs).await?;
+    let forwarding = Forwarding::empty(config.name, config.dns_address());
     let (data, reports) = DataPlane::start(tap, udp, forwarding, random_u64()? as u32)?;
     let streams = streams::Streams::new(inputs_in.clone(), config.mesh.host);
     tokio::spawn(streams::accept_all(listener, inputs_in.clone()));
@@ -229,6 +229,7 @@ pub(crate) async fn gossip(
     config: &Config,
     generation: u64,
     names: &NameTable,
+    macs: &Macs,
 ) -> anyhow::Result<(Gossip, mpsc::Receiver<Change>, mpsc::Receiver<Outgoing>)> {
     let info = PeerInfo {
         nickname: config.nickname.clone(),
@@ -240,7 +241,9 @@ pub(crate) async fn gossip(
         started: config.started,
     };
     let own = names.own().map(convert::name_entry);
-    let initial = [Entry::Peer(info)].into_iter().chain(own).collect();
+    let told = config.mesh.mac_gossip.then(|| macs.entries());
+    let initial = [Entry::Peer(info)].into_iter().chain(own);
+    let initial = initial.chain(told.into_iter().flatten()).collect();
     let settings = GossipConfig::new(config.name, generation, config.mesh.cluster.clone());
     let (out, outgoing) = mpsc::channel(MAX_GOSSIP);
     let (gossip, changes) = Gossip::start(settings, initial, out).await?;

@@ -47,6 +47,9 @@ pub(crate) struct State {
     pub names: Vec<NameState>,
     /// Addresses the host itself has in the network.
     pub exposed: Vec<ExposedState>,
+    /// Interfaces of our own containers.
+    #[serde(default)]
+    pub bindings: Vec<BindingState>,
 }
 
 /// Ring and allocations of one pool.
@@ -67,6 +70,20 @@ pub(crate) struct NameState {
     pub container: String,
     /// Its address.
     pub addr: IpAddr,
+}
+
+/// One interface of one of our containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BindingState {
+    /// The container it belongs to.
+    pub container: String,
+    /// Its MAC.
+    pub mac: String,
+    /// The host's end of it.
+    pub port: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One address of the host in the network.
@@ -91,6 +108,7 @@ impl State {
             pools: BTreeMap::new(),
             names: Vec::new(),
             exposed: Vec::new(),
+            bindings: Vec::new(),
         }
     }
 
@@ -294,6 +312,12 @@ mod tests {
             container: "c1".to_owned(),
             addr: "10.32.0.1".parse().unwrap(),
         });
+        state.bindings.push(BindingState {
+            container: "c1".to_owned(),
+            mac: "02:00:00:00:00:01".to_owned(),
+            port: "weftpl1".to_owned(),
+            addresses: vec!["10.32.0.1".parse().unwrap()],
+        });
         state
     }
 
@@ -304,6 +328,17 @@ mod tests {
         assert!(store.load().unwrap().is_none());
         store.save(&sample()).unwrap();
         assert_eq!(store.load().unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn a_file_from_before_there_were_bindings_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut value = serde_json::to_value(sample()).unwrap();
+        value.as_object_mut().unwrap().remove("bindings").unwrap();
+        fs::write(dir.path().join(FILE), value.to_string()).unwrap();
+        let loaded = store.load().unwrap().unwrap();
+        assert_eq!((loaded.bindings, loaded.names), (vec![], sample().names));
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod hostile;
 mod leftovers;
 #[path = "netns/link_layer.rs"]
 mod link_layer;
+#[path = "netns/macs.rs"]
+mod macs;
 #[path = "netns/merge.rs"]
 mod merge;
 #[path = "netns/path.rs"]

@@ -22,8 +22,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::types::{
-    AddName, AddPool, Address, Addresses, Allocate, Claim, Connect, Expose, Forget, Found,
+    AddName, AddPool, Address, Addresses, Allocate, Bind, Claim, Connect, Expose, Forget, Found,
     HandedOver, Hide, Holders, Network, Pool, Refusal, RemoveNames, RemovedNames, TakenOver,
+    Unbind,
 };
 use crate::{Cidr, ContainerId, Report, routes};
 
@@ -320,6 +321,24 @@ impl Client {
         let path = routes::name_lookup(name);
         let answer: Found = self.ask(Method::GET, &path, NOTHING).await?;
         Ok(answer.addresses)
+    }
+
+    /// Tell which MAC and addresses a container's interface has, or is about to have.
+    ///
+    /// # Errors
+    /// See [`CallError`]; the container can be reached without it, only not at once by everybody.
+    pub async fn bind(&self, binding: &Bind) -> Called<()> {
+        self.tell(Method::PUT, routes::BINDING, Some(binding)).await
+    }
+
+    /// Tell that a container has no interface any more.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn unbind(&self, container: &ContainerId) -> Called<()> {
+        let container = container.clone();
+        let request = Some(&Unbind { container });
+        self.tell(Method::DELETE, routes::BINDING, request).await
     }
 
     /// Give the host an address on the network.

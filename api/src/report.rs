@@ -284,8 +284,37 @@ pub struct Mac {
     pub peer: PeerName,
     /// That peer's name for people.
     pub nickname: String,
+    /// How that is known.
+    #[serde(default)]
+    pub known: Known,
+    /// The addresses it is known to have.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// Seconds since it was last seen.
     pub age_s: u64,
+}
+
+/// How it is known where a MAC is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// A container with it was attached there.
+    Registered,
+    /// That peer says that it has seen it at home.
+    Told,
+    /// We have seen frames from there.
+    #[default]
+    Seen,
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Registered => "registered",
+            Self::Told => "told",
+            Self::Seen => "seen",
+        })
+    }
 }
 
 /// Addresses.

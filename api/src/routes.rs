@@ -21,6 +21,8 @@
 //! | `PUT /name` | [`AddName`](crate::types::AddName) | 204 |
 //! | `DELETE /name` | [`RemoveNames`](crate::types::RemoveNames) | [`RemovedNames`](crate::types::RemovedNames) |
 //! | `GET /name/{name}` | | [`Found`](crate::types::Found) |
+//! | `PUT /binding` | [`Bind`](crate::types::Bind) | 204 |
+//! | `DELETE /binding` | [`Unbind`](crate::types::Unbind) | 204 |
 //! | `POST /expose` | [`Expose`](crate::types::Expose) | 204 |
 //! | `DELETE /expose` | [`Hide`](crate::types::Hide) | 204 |
 //!
@@ -68,6 +70,8 @@ pub const NETWORK: &str = "/network";
 pub const NAME: &str = "/name";
 /// Look a name up.
 pub const NAME_LOOKUP: &str = "/name/{name}";
+/// Which MAC and addresses a container's interface has.
+pub const BINDING: &str = "/binding";
 /// The host's own addresses on the network.
 pub const EXPOSE: &str = "/expose";
 

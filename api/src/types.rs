@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
-use weft_wire::PeerName;
+use weft_wire::{MacAddr, PeerName};
 
 use crate::{Cidr, text};
 
@@ -270,6 +270,37 @@ pub struct RemovedNames {
 pub struct Found {
     /// At least one address; an unknown name is refused with 404.
     pub addresses: Vec<IpAddr>,
+}
+
+/// `PUT /binding`: a container's interface has this MAC and these addresses, and no others. Other peers
+/// know where it is before it sends anything. Idempotent.
+///
+/// It is forgotten when the container's last address is freed, or when there is no such port for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// Whose interface it is.
+    pub container: ContainerId,
+    /// Its MAC.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// The host's end of it, a port of the bridge; it need not be there yet.
+    pub port: String,
+    /// Its addresses, at most [`Bind::MAX_ADDRESSES`].
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Bind {
+    /// The most addresses of one interface.
+    pub const MAX_ADDRESSES: usize = 64;
+}
+
+/// `DELETE /binding`: a container has no interface any more. That none was known is no error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unbind {
+    /// Whose interface it was.
+    pub container: ContainerId,
 }
 
 /// `POST /expose`: give the host itself an address on the network.

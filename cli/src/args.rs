@@ -289,6 +289,8 @@ pub enum StatusPart {
     Connections,
     /// All peers, with their connections
     Peers,
+    /// Where each MAC is, how that is known, and the addresses it has
+    Macs,
     /// All names
     Dns,
     /// Who owns how many addresses, and what waits for some
@@ -464,7 +466,7 @@ mod tests {
             ("connect", "PEER"),
             (
                 "status everything",
-                "[possible values: targets, connections, peers, dns, ipam]",
+                "[possible values: targets, connections, peers, macs, dns, ipam]",
             ),
             ("atach c1", "attach"),
             ("attach c1 --name x --without-dns", "cannot be used with"),

@@ -120,6 +120,14 @@ pub struct MeshArgs {
         value_delimiter = ','
     )]
     pub trusted_subnets: Vec<Cidr>,
+    /// Neither tell other peers which MACs are on this host nor believe what they tell
+    ///
+    /// Frames for containers that have not spoken lately are flooded then, and so is every ARP request.
+    #[arg(long, env = "WEFT_NO_MAC_GOSSIP", value_parser = FalseyValueParser::new())]
+    pub no_mac_gossip: bool,
+    /// Answer no ARP requests and neighbour solicitations for containers of other hosts
+    #[arg(long, env = "WEFT_NO_ARP_ANSWERS", value_parser = FalseyValueParser::new())]
+    pub no_arp_answers: bool,
     /// MTU of the containers' interfaces in bytes, the same on all peers
     #[arg(long, env = "WEFT_MTU", value_name = "BYTES", default_value_t = 1376,
           value_parser = clap::value_parser!(u16).range(576..=65_000))]

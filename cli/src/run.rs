@@ -378,6 +378,7 @@ impl Caller {
             Some(StatusPart::Peers) => {
                 output.show(&router.peers, |peers, paint| status::peers(peers, paint))
             }
+            Some(StatusPart::Macs) => output.show(&router.macs, |macs, _| status::macs(macs)),
             Some(StatusPart::Dns) => {
                 let (what, flag) = ("DNS", "--no-dns");
                 let dns = report.dns.as_ref().ok_or(RunError::Off { what, flag })?;

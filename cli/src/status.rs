@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 
 use weft_api::ContainerId;
 use weft_api::report::{
-    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Peer, Reach, Report, Router,
+    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Mac, Peer, Reach, Report, Router,
 };
 use weft_plugin::Target;
 
@@ -62,6 +62,21 @@ pub fn peers(peers: &[Peer], paint: Paint) -> String {
         text.push_str(&lines(links));
     }
     text
+}
+
+/// One MAC a line: where it is, how that is known, seconds since it was seen, its addresses.
+pub fn macs(macs: &[Mac]) -> String {
+    lines(macs.iter().map(|entry| {
+        let who = named(&entry.peer, &entry.nickname);
+        let age = format!("{}s", entry.age_s);
+        let addresses = entry.addresses.iter().map(ToString::to_string);
+        let addresses = addresses.collect::<Vec<_>>().join(" ");
+        let line = format!(
+            "{} {who:<37} {:<10} {age:>5} {addresses}",
+            entry.mac, entry.known
+        );
+        line.trim_end().to_owned()
+    }))
 }
 
 /// One record a line: name without the domain, address, container, origin.
@@ -382,6 +397,7 @@ mod tests {
         let shown = connections(&router.connections, Paint::Plain);
         assert_kept("status-connections.txt", &shown);
         assert_kept("status-peers.txt", &peers(&router.peers, Paint::Plain));
+        assert_kept("status-macs.txt", &macs(&router.macs));
         assert_kept("status-ipam.txt", &addresses(&ipam.unwrap(), Paint::Plain));
         assert_kept("status-dns.txt", &names(&dns.unwrap()));
     }

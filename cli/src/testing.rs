@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use weft_api::report::{
-    Conflict, Connection, ConnectionState, Dns, Encryption, FloodRoute, Holder, Ipam, Link, Mac,
-    Name, Overlay, Owner, Peer, Pending, Reach, Report, Router, Suite, UnicastRoute,
+    Conflict, Connection, ConnectionState, Dns, Encryption, FloodRoute, Holder, Ipam, Known, Link,
+    Mac, Name, Overlay, Owner, Peer, Pending, Reach, Report, Router, Suite, UnicastRoute,
 };
 use weft_api::types::Network;
 use weft_api::{Cidr, ContainerId};
@@ -107,6 +107,8 @@ pub(crate) fn busy() -> Report {
         mac: "0a:00:00:00:00:07".parse().unwrap(),
         peer: peer(3),
         nickname: "host3".to_owned(),
+        known: Known::Registered,
+        addresses: vec![[10, 32, 0, 9].into(), [10, 32, 0, 10].into()],
         age_s: 4,
     }];
     router.drops = [("replayed".to_owned(), 3)].into();

@@ -6,6 +6,7 @@
 //!  link/<peer>                      established=0|1 outbound=0|1 address=..
 //!  ring/<pool>                      digest=<hex>
 //!  name/<fqdn>/<container>/<addr>   (empty: the key says it all)
+//!  mac/<network>/<mac>              registered=0|1 addresses=a,b
 //! ```
 //!
 //! A peer writes only keys of its own, one per entry, so that chitchat sends what changed and no more.
@@ -19,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use thiserror::Error;
-use weft_wire::{Nickname, PeerName, PeerUid};
+use weft_wire::{MacAddr, Network, Nickname, PeerName, PeerUid};
 
 use crate::text::{Fields, escape, unescape};
 
@@ -47,6 +48,8 @@ pub enum Entry {
         /// The container's address.
         addr: IpAddr,
     },
+    /// A MAC that is on its host, in this network, and how that is known.
+    Mac(Network, MacAddr, Binding),
 }
 
 /// What an entry is about: its key. A peer has one entry for a topic.
@@ -67,6 +70,8 @@ pub enum Topic {
         /// The container's address.
         addr: IpAddr,
     },
+    /// A MAC in this network.
+    Mac(Network, MacAddr),
 }
 
 /// Who a peer is and where it can be reached.
@@ -97,6 +102,15 @@ pub struct Link {
     pub outbound: bool,
     /// The other end's address.
     pub address: SocketAddr,
+}
+
+/// What a peer says of a MAC on its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Whether it belongs to a container that was attached there, rather than being merely seen.
+    pub registered: bool,
+    /// The IP addresses it has as far as is known, at most [`Binding::MAX_ADDRESSES`].
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Text that is no entry of ours. Whatever holds it is skipped and counted.
@@ -140,6 +154,11 @@ impl PeerInfo {
     pub const MAX_VERSION: usize = 64;
 }
 
+impl Binding {
+    /// The most IP addresses of one MAC.
+    pub const MAX_ADDRESSES: usize = 64;
+}
+
 impl Entry {
     /// The key this entry stands under.
     pub fn topic(&self) -> Topic {
@@ -156,6 +175,7 @@ impl Entry {
                 container: container.clone(),
                 addr: *addr,
             },
+            Self::Mac(network, mac, _) => Topic::Mac(*network, *mac),
         }
     }
 
@@ -204,6 +224,7 @@ impl Entry {
                 container,
                 addr,
             },
+            Topic::Mac(network, mac) => Self::Mac(network, mac, Binding::parse(&fields)?),
         };
         Ok(Some(entry))
     }
@@ -214,6 +235,7 @@ impl Entry {
             Self::Link(_, link) => link.to_string(),
             Self::Ring(_, digest) => format!("digest={digest}"),
             Self::Name { .. } => String::new(),
+            Self::Mac(_, _, binding) => binding.to_string(),
         }
     }
 }
@@ -232,6 +254,7 @@ impl Topic {
             } => {
                 format!("name/{}/{}/{addr}", escape(fqdn), escape(container))
             }
+            Self::Mac(network, mac) => format!("mac/{network}/{mac}"),
         }
     }
 
@@ -242,6 +265,7 @@ impl Topic {
             "link" => rest.parse().ok().map(Self::Link),
             "ring" => unescape(rest).map(Self::Ring),
             "name" => Self::parse_name(rest),
+            "mac" => Self::parse_mac(rest),
             _ => return Ok(None),
         };
         topic
@@ -259,6 +283,17 @@ impl Topic {
             addr: addr.parse().ok()?,
         })
     }
+
+    /// Group addresses are nobody's.
+    fn parse_mac(rest: &str) -> Option<Self> {
+        let (network, mac) = rest.split_once('/')?;
+        let [0, a, b, c] = network.parse::<u32>().ok()?.to_be_bytes() else {
+            return None;
+        };
+        let mac: MacAddr = mac.parse().ok()?;
+        let topic = Self::Mac(Network::from_bytes([a, b, c]), mac);
+        (!mac.is_multicast()).then_some(topic)
+    }
 }
 
 impl fmt::Display for PeerInfo {
@@ -273,10 +308,7 @@ impl fmt::Display for PeerInfo {
             escape(&self.version),
             self.started,
         )?;
-        for (at, address) in self.addresses.iter().enumerate() {
-            write!(f, "{}{address}", if at == 0 { "" } else { "," })?;
-        }
-        Ok(())
+        write_list(f, &self.addresses)
     }
 }
 
@@ -292,25 +324,11 @@ impl PeerInfo {
             nickname: Nickname::new(&nickname),
             uid: PeerUid(uid.map_err(|_| ParseEntryError::Field("uid"))?),
             port: parsed(fields, "port")?,
-            addresses: Self::parse_addresses(required(fields, "addresses")?)?,
+            addresses: parse_list(fields, "addresses", Self::MAX_ADDRESSES)?,
             mtu: parsed(fields, "mtu")?,
             version,
             started: parsed(fields, "started")?,
         })
-    }
-
-    fn parse_addresses(list: &str) -> Result<Vec<SocketAddr>, ParseEntryError> {
-        let wrong = ParseEntryError::Field("addresses");
-        let addresses = list
-            .split(',')
-            .filter(|address| !address.is_empty())
-            .take(Self::MAX_ADDRESSES + 1)
-            .map(|address| address.parse().map_err(|_| wrong))
-            .collect::<Result<Vec<_>, _>>()?;
-        if addresses.len() > Self::MAX_ADDRESSES {
-            return Err(wrong);
-        }
-        Ok(addresses)
     }
 }
 
@@ -331,6 +349,22 @@ impl Link {
             established: flag(fields, "established")?,
             outbound: flag(fields, "outbound")?,
             address: parsed(fields, "address")?,
+        })
+    }
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "registered={} addresses=", u8::from(self.registered))?;
+        write_list(f, &self.addresses)
+    }
+}
+
+impl Binding {
+    fn parse(fields: &Fields<'_>) -> Result<Self, ParseEntryError> {
+        Ok(Self {
+            registered: flag(fields, "registered")?,
+            addresses: parse_list(fields, "addresses", Self::MAX_ADDRESSES)?,
         })
     }
 }
@@ -358,6 +392,32 @@ fn parsed<T: FromStr>(fields: &Fields<'_>, name: &'static str) -> Result<T, Pars
     value.parse().map_err(|_| ParseEntryError::Field(name))
 }
 
+/// Items with commas between.
+fn write_list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {
+    for (at, item) in items.iter().enumerate() {
+        write!(f, "{}{item}", if at == 0 { "" } else { "," })?;
+    }
+    Ok(())
+}
+
+/// At most `most` items with commas between.
+fn parse_list<T: FromStr>(
+    fields: &Fields<'_>,
+    name: &'static str,
+    most: usize,
+) -> Result<Vec<T>, ParseEntryError> {
+    let wrong = ParseEntryError::Field(name);
+    let items = required(fields, name)?.split(',');
+    let items = items.filter(|item| !item.is_empty()).take(most + 1);
+    let items: Result<Vec<T>, _> = items.map(|item| item.parse().map_err(|_| wrong)).collect();
+    items.and_then(|items| {
+        if items.len() > most {
+            return Err(wrong);
+        }
+        Ok(items)
+    })
+}
+
 fn flag(fields: &Fields<'_>, name: &'static str) -> Result<bool, ParseEntryError> {
     match required(fields, name)? {
         "0" => Ok(false),
@@ -374,156 +434,4 @@ pub(crate) const LINKS: &str = "link/";
 const MAX_DIGEST: usize = 32;
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn what_is_encoded_is_read_back(entry in entry()) {
-            let (key, value) = entry.encode().unwrap();
-            prop_assert!(key.is_ascii() && value.is_ascii());
-            prop_assert_eq!(Entry::parse(&key, &value), Ok(Some(entry)));
-        }
-
-        #[test]
-        fn any_text_is_parsed_without_panic(kind in "(peer|link|ring|name)?/?", key: String, value: String) {
-            let _ = Entry::parse(&format!("{kind}{key}"), &value);
-        }
-
-        #[test]
-        fn damaged_values_are_parsed_without_panic(entry in entry(), at: prop::sample::Index, with: char) {
-            let (key, value) = entry.encode().unwrap();
-            let mut damaged: Vec<char> = value.chars().collect();
-            if !damaged.is_empty() {
-                *at.get_mut(&mut damaged) = with;
-            }
-            let _ = Entry::parse(&key, &damaged.into_iter().collect::<String>());
-        }
-    }
-
-    #[test]
-    fn keys_of_newer_versions_are_skipped() {
-        assert_eq!(Entry::parse("mac/00:11", "x=1"), Ok(None));
-        assert_eq!(Entry::parse("", ""), Ok(None));
-    }
-
-    #[test]
-    fn fields_of_newer_versions_are_skipped() {
-        let value = "digest=ab colour=red";
-        let read = Entry::parse("ring/10.32.0.0%2f12", value);
-        let ring = Entry::Ring("10.32.0.0/12".into(), "ab".into());
-        assert_eq!(read, Ok(Some(ring)));
-    }
-
-    #[test]
-    fn another_spelling_of_a_key_is_refused() {
-        for key in [
-            "peer/",
-            "peer/x",
-            "link",
-            "link/::1",
-            "link/00:00:00:00:00:0A",
-            "ring/%41",
-            "ring/10.32.0.0/12",
-            "name/a/b",
-            "name/a/b/10.0.0.01",
-            "name/a/b/::0:1",
-            "name/a/b/10.0.0.1/",
-        ] {
-            assert_eq!(Entry::parse(key, ""), Err(ParseEntryError::Key), "{key}");
-        }
-    }
-
-    #[test]
-    fn missing_and_wrong_fields_are_named() {
-        let key = "link/00:00:00:00:00:01";
-        let parse = |value| Entry::parse(key, value);
-        assert_eq!(parse(""), Err(ParseEntryError::Missing("established")));
-        assert_eq!(
-            parse("established=2"),
-            Err(ParseEntryError::Field("established"))
-        );
-        let value = "established=1 outbound=0 address=nowhere";
-        assert_eq!(parse(value), Err(ParseEntryError::Field("address")));
-    }
-
-    #[test]
-    fn entries_others_could_not_read_are_not_encoded() {
-        let name = |fqdn: String| Entry::Name {
-            fqdn,
-            container: "c".into(),
-            addr: [10, 32, 0, 1].into(),
-        };
-        let long = name("x".repeat(MAX_KEY)).encode();
-        assert!(matches!(long, Err(EncodeEntryError::KeyTooLong(_))));
-        let ring = Entry::Ring("10.32.0.0/12".into(), "ABC".into()).encode();
-        let wrong = ParseEntryError::Field("digest");
-        assert_eq!(ring, Err(EncodeEntryError::Unreadable(wrong)));
-        let mut info = info(7);
-        info.version = "v".repeat(MAX_VALUE);
-        let long = Entry::Peer(info.clone()).encode();
-        assert!(matches!(long, Err(EncodeEntryError::ValueTooLong(_))));
-        info.version = "v".repeat(PeerInfo::MAX_VERSION + 1);
-        assert!(Entry::Peer(info.clone()).encode().is_err());
-        info.version = String::new();
-        info.addresses = vec![([10, 0, 0, 1], 6783).into(); PeerInfo::MAX_ADDRESSES + 1];
-        assert!(Entry::Peer(info).encode().is_err());
-    }
-
-    /// What a peer with this uid says of itself, for tests.
-    pub(crate) fn info(uid: u64) -> PeerInfo {
-        PeerInfo {
-            nickname: Nickname::new("host a"),
-            uid: PeerUid(uid),
-            port: 6783,
-            addresses: vec![([192, 0, 2, 1], 6783).into()],
-            mtu: 1376,
-            version: "0.1.0".into(),
-            started: 1_700_000_000,
-        }
-    }
-
-    fn address() -> impl Strategy<Value = SocketAddr> {
-        any::<(IpAddr, u16)>().prop_map(SocketAddr::from)
-    }
-
-    fn peer() -> impl Strategy<Value = PeerName> {
-        any::<[u8; 6]>().prop_map(PeerName::from_bytes)
-    }
-
-    prop_compose! {
-        fn peer_info()(
-            nickname: String, uid: u64, port: u16, mtu: u16, started: u64,
-            addresses in vec(address(), 0..5), version in "[^\\p{Cc}]{0,12}",
-        ) -> PeerInfo {
-            let nickname = Nickname::new(&nickname);
-            PeerInfo { nickname, uid: PeerUid(uid), port, addresses, mtu, version, started }
-        }
-    }
-
-    fn entry() -> impl Strategy<Value = Entry> {
-        let link =
-            (any::<(bool, bool)>(), address()).prop_map(|((established, outbound), address)| {
-                Link {
-                    established,
-                    outbound,
-                    address,
-                }
-            });
-        prop_oneof![
-            peer_info().prop_map(Entry::Peer),
-            (peer(), link).prop_map(|(peer, link)| Entry::Link(peer, link)),
-            ("\\PC{0,40}", "[0-9a-f]{1,32}").prop_map(|(pool, digest)| Entry::Ring(pool, digest)),
-            ("\\PC{0,60}", "\\PC{0,40}", any::<IpAddr>()).prop_map(|(fqdn, container, addr)| {
-                Entry::Name {
-                    fqdn,
-                    container,
-                    addr,
-                }
-            }),
-        ]
-    }
-}
+pub(crate) mod tests;

@@ -41,7 +41,7 @@ use weft_wire::PeerName;
 
 pub use counters::Counters;
 pub use key::{
-    EncodeEntryError, Entry, Link, MAX_KEY, MAX_VALUE, ParseEntryError, PeerInfo, Topic,
+    Binding, EncodeEntryError, Entry, Link, MAX_KEY, MAX_VALUE, ParseEntryError, PeerInfo, Topic,
 };
 pub use view::SILENCE;
 

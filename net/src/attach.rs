@@ -46,6 +46,8 @@ pub struct AttachSpec {
     pub host_ifname: String,
     /// The name of the container's end: `ethwe`, or what Docker wants.
     pub ifname: String,
+    /// The MAC of the container's end, if it is made anew.
+    pub mac: MacAddr,
     /// Its addresses, with the prefixes of their subnets. Those it has already stay.
     pub addresses: Vec<(IpAddr, u8)>,
     /// The network's MTU in bytes.
@@ -59,7 +61,7 @@ pub struct AttachSpec {
 /// What interface a container has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// The MAC of the container's end.
+    /// The MAC of the container's end: as asked for, or as it was.
     pub mac: MacAddr,
     /// The host's end: as asked for, or as it was if the container was attached already.
     pub host_ifname: String,
@@ -318,6 +320,7 @@ impl Attempt {
         }
         let inside = LinkMessageBuilder::<LinkUnspec>::new()
             .name(checked(ifname)?)
+            .address(self.spec.mac.to_bytes().to_vec())
             .mtu(*mtu)
             .append_extra_attribute(LinkAttribute::GsoMaxSegs(train_len(*mtu)))
             .setns_by_fd(self.container.as_fd().as_raw_fd())

@@ -4,6 +4,10 @@
 //! container would be copied to every local one. The router programs an entry for each remote MAC
 //! it knows. The kind is *externally learned*: it neither ages nor goes away with the router, and
 //! yields to a local container that turns up with the MAC.
+//!
+//! What the bridge learned by itself, at the ports of local containers, can be read.
+
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
@@ -60,22 +64,43 @@ pub async fn fdb_del(netlink: &Netlink, mac: MacAddr, port: &str) -> Result<(), 
 /// If there is no such link.
 pub async fn fdb_dump_extern(netlink: &Netlink, port: &str) -> Result<Vec<MacAddr>, NetlinkError> {
     let index = netlink.link_index(port).await?;
-    let request = netlink
-        .handle()
-        .neighbours()
-        .get()
-        .set_address_family(AddressFamily::Bridge);
-    let entries: Vec<NeighbourMessage> = request
-        .execute()
-        .try_collect()
-        .await
-        .to(|| format!("list the bridge entries at {port}"))?;
+    let entries = all(netlink).await?;
     let ours = entries.iter().filter(|entry| {
         entry.header.ifindex == index && entry.header.flags.contains(NeighbourFlags::ExtLearned)
     });
     let mut macs: Vec<MacAddr> = ours.filter_map(mac_of).collect();
     macs.sort_unstable();
     Ok(macs)
+}
+
+/// The MACs a bridge has learned by itself, and the numbers of the ports it has them at.
+///
+/// # Errors
+/// If there is no such bridge.
+pub async fn fdb_dump_learned(
+    netlink: &Netlink,
+    bridge: &str,
+) -> Result<BTreeMap<MacAddr, u32>, NetlinkError> {
+    let bridge = netlink.link_index(bridge).await?;
+    let entries = all(netlink).await?;
+    let learned = entries.iter().filter(|entry| {
+        let master = attribute!(entry.attributes, NeighbourAttribute::Controller(index) => *index);
+        master == Some(bridge)
+            && entry.header.state != NeighbourState::Permanent
+            && !entry.header.flags.contains(NeighbourFlags::ExtLearned)
+    });
+    let learned = learned.filter_map(|entry| Some((mac_of(entry)?, entry.header.ifindex)));
+    Ok(learned.collect())
+}
+
+async fn all(netlink: &Netlink) -> Result<Vec<NeighbourMessage>, NetlinkError> {
+    let request = netlink
+        .handle()
+        .neighbours()
+        .get()
+        .set_address_family(AddressFamily::Bridge);
+    let entries = request.execute().try_collect().await;
+    entries.to(|| "list the bridges' entries".to_owned())
 }
 
 fn mac_of(entry: &NeighbourMessage) -> Option<MacAddr> {
@@ -148,8 +173,12 @@ mod tests {
             fdb_replace(&netlink, FAR, "weft-tap").await.unwrap();
             let mut frame = vec![0xff; 60];
             frame[6..12].copy_from_slice(&FAR.to_bytes());
+            assert_eq!(fdb_dump_learned(&netlink, "weft").await.unwrap(), [].into());
             container.send(&[0; HEADER_LEN], &frame).unwrap();
             assert_eq!(fdb_dump_extern(&netlink, "weft-tap").await.unwrap(), []);
+            let port = netlink.link_index("container").await.unwrap();
+            let learned = fdb_dump_learned(&netlink, "weft").await.unwrap();
+            assert_eq!(learned, [(FAR, port)].into());
         });
     }
 

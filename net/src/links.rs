@@ -1,5 +1,6 @@
 //! Links: bridges, veth pairs, and what is set on any of them.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -88,6 +89,17 @@ impl Netlink {
             format!("make the link {name} a port of {bridge}")
         })
         .await
+    }
+
+    /// The names of all ports of a bridge.
+    ///
+    /// # Errors
+    /// If there is no such bridge.
+    pub async fn list_ports(&self, bridge: &str) -> Result<BTreeSet<String>, NetlinkError> {
+        let bridge = self.link_index(bridge).await?;
+        let links = self.all_links().await?;
+        let ports = links.iter().filter(|link| master_of(link) == Some(bridge));
+        Ok(ports.map(|link| name_of(link).to_owned()).collect())
     }
 
     /// Gives a link that is down another name.

@@ -1,10 +1,11 @@
 //! Attaching a container: addresses from the router, an interface on the bridge, names.
 //!
 //! ```text
-//!   find the container -> addresses -> interface -> names
-//!                            |             |          |
-//!       on a failure, freed <-   removed <-  removed <-
+//!   find the container -> addresses -> binding -> interface -> names
+//!                            |                       |          |
+//!       on a failure, freed <-             removed <-  removed <-
 //! ```
+//! The binding (which MAC and addresses the interface will have) goes with the addresses.
 //! Ctrl-C while addresses are waited for, which may be long, counts as a failure.
 
 use std::fs::File;
@@ -15,11 +16,13 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use thiserror::Error;
-use weft_api::types::{AddName, Network, RemoveNames};
+use weft_api::types::{AddName, Bind, Network, RemoveNames};
 use weft_api::{CallError, Cidr, Client, ContainerId};
 use weft_net::attach::{AttachError as InterfaceError, AttachSpec};
 use weft_net::netns::NetNs;
+use weft_wire::MacAddr;
 
+use crate::binding::{foresee, tell};
 use crate::find::FindError;
 use crate::names;
 use crate::obtain::{ObtainError, Obtained};
@@ -84,6 +87,9 @@ pub enum AttachError {
     /// The interface cannot be made.
     #[error("{0}")]
     Interface(#[from] InterfaceError),
+    /// There is no MAC for it.
+    #[error("the system gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
     /// The name is not taken.
     #[error("the name {name} is not registered: {source}")]
     Name {
@@ -181,20 +187,43 @@ impl Attempt<'_> {
             _ = tokio::signal::ctrl_c() => return Err(AttachError::Interrupted),
             patience = at_most(self.options.patience) => return Err(AttachError::NoAddressYet(patience)),
         }
-        let spec = self.interface_spec();
+        let (mac, has) = foresee(self.ns).await?;
+        let spec = self.interface_spec(mac);
+        let binding = self.binding(mac, &spec.host_ifname, has);
+        let note = tell(self.client, &binding).await;
         let attached = weft_net::attach::attach(self.ns, &spec).await;
         // One that is not ours has nothing of us on it, and is not ours to touch.
         self.interface = !matches!(attached, Err(InterfaceError::Foreign { .. }));
-        attached?;
-        self.register().await
+        let attached = attached?;
+        if attached.host_ifname != binding.port {
+            // It was attached under another id before.
+            let port = attached.host_ifname;
+            tell(self.client, &Bind { port, ..binding }).await;
+        }
+        let notes = self.register().await?;
+        Ok(note.into_iter().chain(notes).collect())
     }
 
-    fn interface_spec(&self) -> AttachSpec {
+    fn binding(&self, mac: MacAddr, port: &str, has: Vec<IpAddr>) -> Bind {
+        let mut addresses: Vec<IpAddr> = self.obtained.all.iter().map(|cidr| cidr.addr()).collect();
+        addresses.extend(has);
+        addresses.sort_unstable();
+        addresses.dedup();
+        Bind {
+            container: self.container.id.clone(),
+            mac,
+            port: port.to_owned(),
+            addresses,
+        }
+    }
+
+    fn interface_spec(&self, mac: MacAddr) -> AttachSpec {
         let pair = |cidr: &Cidr| (cidr.addr(), cidr.prefix());
         AttachSpec {
             bridge: self.network.bridge.clone(),
             host_ifname: host_ifname(&self.container.id, self.inode),
             ifname: IFNAME.to_owned(),
+            mac,
             addresses: self.obtained.all.iter().map(pair).collect(),
             mtu: self.network.mtu.into(),
             multicast_route: self.options.multicast_route,
@@ -343,8 +372,37 @@ mod tests {
                 router.names(),
                 [("c1".to_owned(), one), ("c1".to_owned(), other)]
             );
+            let interface = &weft_net::attach::inspect(ns, IFNAME).await.unwrap()[0];
+            let [binding] = &router.bindings()[..] else {
+                panic!("{:?}", router.bindings());
+            };
+            assert_eq!(
+                (binding.mac, &binding.addresses[..]),
+                (interface.mac, &[one, other][..])
+            );
+            assert!(
+                weft_net::Netlink::new()
+                    .unwrap()
+                    .exists(&binding.port)
+                    .await
+                    .unwrap()
+            );
             let again = attach(&router.client, target, &wanted, &options).await;
             assert_eq!(again.unwrap(), attached);
+            assert_eq!(router.bindings(), std::slice::from_ref(binding));
+        });
+    }
+
+    #[test]
+    fn a_container_is_attached_though_the_router_takes_no_binding() {
+        on_a_host(|| async {
+            let router = FakeRouter::start();
+            router.books().refuse_bindings = true;
+            let Netns { ns, target, .. } = &container();
+            let done = attach(&router.client, target, &[], &named(None)).await;
+            let note = "other hosts do not know its MAC until it sends something: that is too much";
+            assert_eq!(done.unwrap().notes, [note]);
+            assert!(on_interface(ns).await.is_some());
         });
     }
 
@@ -357,6 +415,7 @@ mod tests {
             let done = attach(&router.client, target, &[], &named(Some("c_1"))).await;
             let error = done.unwrap_err().to_string();
             assert_eq!(error, "the name c_1 is not registered: that is no name");
+            assert_eq!(router.bindings(), []);
             assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
         });
     }

@@ -171,6 +171,10 @@ mod tests {
             assert_eq!(taken, [cidr("10.32.0.1/16")]);
             assert_eq!(on_interface(ns).await, Some(vec![cidr("10.99.0.5/24")]));
             assert_eq!(router.names().len(), 1);
+            let [binding] = &router.bindings()[..] else {
+                panic!("{:?}", router.bindings());
+            };
+            assert_eq!(binding.addresses, [cidr("10.99.0.5/24").addr()]);
 
             let error = detach(&router.client, target, &[]).await.unwrap_err();
             let expected = format!(
@@ -181,7 +185,7 @@ mod tests {
             let last = specs(&["10.99.0.5/24"]);
             detach(&router.client, target, &last).await.unwrap();
             assert_eq!((router.held(), on_interface(ns).await), (vec![], None));
-            assert_eq!(router.names(), []);
+            assert_eq!((router.names(), router.bindings()), (vec![], vec![]));
             assert_eq!(detach(&router.client, target, &[]).await.unwrap(), []);
         });
     }

@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod attach;
+mod binding;
 pub mod detach;
 pub mod docker;
 pub mod expose;

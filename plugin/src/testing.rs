@@ -16,8 +16,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use weft_api::types::{
-    AddName, Address, Addresses, Allocate, Claim, Expose, Hide, Holders, Network, RemoveNames,
-    RemovedNames,
+    AddName, Address, Addresses, Allocate, Bind, Claim, Expose, Hide, Holders, Network,
+    RemoveNames, RemovedNames, Unbind,
 };
 use weft_api::{Cidr, Client, ContainerId, routes};
 use weft_net::Netlink;
@@ -30,11 +30,14 @@ pub(crate) struct Books {
     pub(crate) held: BTreeMap<ContainerId, Vec<Cidr>>,
     pub(crate) names: Vec<AddName>,
     pub(crate) exposed: Vec<Cidr>,
+    pub(crate) bindings: Vec<Bind>,
     pub(crate) network: Network,
     /// Whether names are refused.
     pub(crate) refuse_names: bool,
     /// Whether claims are refused.
     pub(crate) refuse_claims: bool,
+    /// Whether bindings are refused.
+    pub(crate) refuse_bindings: bool,
     /// Whether exposing is refused.
     pub(crate) refuse_exposing: bool,
     next: u8,
@@ -55,6 +58,7 @@ impl FakeRouter {
             held: BTreeMap::new(),
             names: Vec::new(),
             exposed: Vec::new(),
+            bindings: Vec::new(),
             network: Network {
                 bridge: "weft".to_owned(),
                 mtu: 1376,
@@ -65,6 +69,7 @@ impl FakeRouter {
             },
             refuse_names: false,
             refuse_claims: false,
+            refuse_bindings: false,
             refuse_exposing: false,
             next: 1,
         };
@@ -78,6 +83,7 @@ impl FakeRouter {
             .route(routes::IP_ADDR, any(free))
             .route(routes::HOLDERS, get(holders))
             .route(routes::NAME, name)
+            .route(routes::BINDING, axum::routing::put(bind).delete(unbind))
             .route(routes::EXPOSE, axum::routing::post(expose).delete(hide))
             .with_state(Arc::clone(&books));
         let dir = TempDir::new().unwrap();
@@ -103,6 +109,11 @@ impl FakeRouter {
     /// Every address the host has.
     pub(crate) fn exposed(&self) -> Vec<Cidr> {
         self.books().exposed.clone()
+    }
+
+    /// Every interface.
+    pub(crate) fn bindings(&self) -> Vec<Bind> {
+        self.books().bindings.clone()
     }
 
     /// Every name with its address.
@@ -271,6 +282,14 @@ async fn free(
     Path((id, addr)): Path<(ContainerId, IpAddr)>,
 ) -> Response {
     let mut books = books.lock().unwrap();
+    for binding in &mut books.bindings {
+        binding
+            .addresses
+            .retain(|bound| binding.container != id || *bound != addr);
+    }
+    books
+        .bindings
+        .retain(|binding| !binding.addresses.is_empty());
     let held = books.held.entry(id).or_default();
     let before = held.len();
     held.retain(|cidr| cidr.addr() != addr);
@@ -281,7 +300,9 @@ async fn free(
 }
 
 async fn free_all(State(books): State<Shared>, Path(id): Path<ContainerId>) -> Json<Addresses> {
-    let cidrs = books.lock().unwrap().held.remove(&id).unwrap_or_default();
+    let mut books = books.lock().unwrap();
+    books.bindings.retain(|binding| binding.container != id);
+    let cidrs = books.held.remove(&id).unwrap_or_default();
     Json(Addresses { cidrs })
 }
 
@@ -323,6 +344,24 @@ async fn remove_names(
     });
     let removed = u64::try_from(before - books.names.len()).unwrap();
     Json(RemovedNames { removed })
+}
+
+async fn bind(State(books): State<Shared>, Json(binding): Json<Bind>) -> Response {
+    let mut books = books.lock().unwrap();
+    if books.refuse_bindings {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "that is too much");
+    }
+    books.bindings.retain(|other| other.mac != binding.mac);
+    books.bindings.push(binding);
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn unbind(State(books): State<Shared>, Json(gone): Json<Unbind>) -> StatusCode {
+    let mut books = books.lock().unwrap();
+    books
+        .bindings
+        .retain(|binding| binding.container != gone.container);
+    StatusCode::NO_CONTENT
 }
 
 async fn expose(State(books): State<Shared>, Json(Expose { cidr, .. }): Json<Expose>) -> Response {

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use weft_net::tap::Tap;
+use weft_net::tap::{HEADER_LEN, Tap};
 use weft_net::taps::Taps;
 use weft_router::drop_reason::DropReason;
 use weft_router::macs::Location;
@@ -11,6 +11,7 @@ use weft_router::offload::{Cut, VnetHeader};
 use weft_router::switch::{self, Captured};
 use weft_wire::message::{FloodHeader, HOP_LIMIT, UNICAST_LEN, UnicastHeader};
 use weft_wire::packet::OVERHEAD;
+use weft_wire::resolution::Answer;
 use weft_wire::{Frame, Network};
 
 use super::batch::Batch;
@@ -19,6 +20,9 @@ use super::{BUFFER, Shared, Sighting, add};
 
 /// Reads after which datagrams that wait for more of their kind are sent, however busy the TAP is with others.
 const MAX_READS: usize = 64;
+
+/// The header of a frame that is complete as it is.
+const NO_OFFLOAD: [u8; HEADER_LEN] = [0; HEADER_LEN];
 
 /// What this loop alone owns.
 struct Loop<'a> {
@@ -108,7 +112,7 @@ impl<'a> Loop<'a> {
     /// Captures a frame that was read, and takes with it what others there are.
     fn burst(
         &mut self,
-        (network, tap): (Network, &Tap),
+        from: (Network, &Tap),
         mut read: std::io::Result<Option<usize>>,
         buffer: &mut [u8],
         forwarding: &mut Snapshot<'_>,
@@ -118,17 +122,18 @@ impl<'a> Loop<'a> {
                 break;
             };
             let bytes = buffer.get(..len).unwrap_or_default();
-            self.capture(forwarding.load(), network, bytes);
+            self.capture(forwarding.load(), from, bytes);
             read = match reads {
                 MAX_READS => Ok(None),
-                _ => tap.recv_now(buffer),
+                _ => from.1.recv_now(buffer),
             };
         }
         self.batch.flush(self.shared);
         read.map(|_| ())
     }
 
-    fn capture(&mut self, forwarding: &Forwarding, network: Network, bytes: &[u8]) {
+    fn capture(&mut self, forwarding: &Forwarding, from: (Network, &Tap), bytes: &[u8]) {
+        let (network, tap) = from;
         let counters = &self.shared.counters;
         let Some((header, bytes)) = bytes.split_first_chunk() else {
             return counters.drop(DropReason::MalformedFrame, 1);
@@ -157,7 +162,19 @@ impl<'a> Loop<'a> {
                 };
                 self.forward(forwarding, header, cut);
             }
-            Captured::Flood => self.flood(forwarding, network, cut),
+            Captured::Flood => match forwarding.answer(&frame, network) {
+                Some(answer) => self.answer(tap, &answer),
+                None => self.flood(forwarding, network, cut),
+            },
+        }
+    }
+
+    /// Tells a container who has an address, as if the one who has it did.
+    fn answer(&self, tap: &Tap, answer: &Answer) {
+        let counters = &self.shared.counters;
+        match tap.send(&NO_OFFLOAD, answer.bytes()) {
+            Ok(()) => add(&counters.questions_answered, 1),
+            Err(_) => counters.drop(DropReason::TapFull, 1),
         }
     }
 

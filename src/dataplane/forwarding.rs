@@ -7,10 +7,12 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use weft_net::tap::Tap;
 use weft_router::ConnId;
+use weft_router::bindings::{BindingView, answer};
 use weft_router::macs::MacView;
 use weft_router::session::SendSession;
 use weft_router::switch::View;
-use weft_wire::{Network, PeerName};
+use weft_wire::resolution::Answer;
+use weft_wire::{Frame, Network, PeerName};
 
 use super::activity::Activity;
 
@@ -40,6 +42,8 @@ pub(crate) struct Forwarding {
     pub(crate) conflicts: Vec<Ipv4Addr>,
     /// Where each MAC is.
     pub(crate) macs: MacView,
+    /// Which addresses containers of other hosts have; none if nobody is to be answered.
+    pub(crate) bindings: BindingView,
     /// The neighbour on the way to each peer.
     pub(crate) next_hops: ByPeer<Arc<Egress>>,
     /// To whom a flooded frame is passed on, by its origin.
@@ -54,12 +58,13 @@ pub(crate) struct Forwarding {
 
 impl Forwarding {
     /// Nowhere yet.
-    pub(crate) fn empty(us: PeerName, dns: Ipv4Addr, macs: MacView) -> Self {
+    pub(crate) fn empty(us: PeerName, dns: Ipv4Addr) -> Self {
         Self {
             us,
             dns,
             conflicts: Vec::new(),
-            macs,
+            macs: MacView::default(),
+            bindings: BindingView::default(),
             next_hops: ByPeer::default(),
             flood: ByPeer::default(),
             neighbours: ByPeer::default(),
@@ -76,6 +81,12 @@ impl Forwarding {
             dns: self.dns,
             conflicts: &self.conflicts,
         }
+    }
+
+    /// The answer we may give to a frame that would be flooded, in place of the one it asks for.
+    pub(crate) fn answer(&self, frame: &Frame<'_>, network: Network) -> Option<Answer> {
+        let is_reachable = |peer| self.next_hops.contains_key(&peer);
+        answer(frame, network, &self.bindings, &self.view(), is_reachable)
     }
 
     /// The neighbours that get a flooded frame of this origin.

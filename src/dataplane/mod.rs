@@ -133,6 +133,8 @@ pub(crate) struct Counters {
     pub(crate) frames_captured: AtomicU64,
     pub(crate) frames_injected: AtomicU64,
     pub(crate) frames_relayed: AtomicU64,
+    /// Questions who has an address that we answered.
+    pub(crate) questions_answered: AtomicU64,
     /// Frames that went in pieces, being too long for a path.
     pub(crate) frames_split: AtomicU64,
     /// Frames that came in pieces.

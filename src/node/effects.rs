@@ -28,6 +28,8 @@ impl Node {
                 self.on_router(event).await;
             } else if let Some(event) = self.ipam.poll_event() {
                 self.on_ipam(event).await;
+            } else if let Some(event) = self.macs.home.poll_event() {
+                self.on_home(event).await;
             } else {
                 break;
             }
@@ -259,6 +261,7 @@ impl Node {
             &self.config,
             self.persisted.state.generation,
             &self.names.table,
+            &self.macs,
         )
         .await?;
         (
@@ -328,8 +331,8 @@ impl Node {
     pub(super) async fn handle_change(&mut self, change: Change) -> anyhow::Result<()> {
         let now = Instant::now();
         match change {
-            Change::Published { peer, entry } => self.on_published(peer, entry, now),
-            Change::Withdrawn { peer, entry } => self.on_withdrawn(peer, &entry, now),
+            Change::Published { peer, entry } => self.on_published(peer, entry, now).await,
+            Change::Withdrawn { peer, entry } => self.on_withdrawn(peer, &entry, now).await,
             Change::Live { peer } => info!(%peer, "a peer appeared"),
             Change::Dead { peer } => self.on_dead(peer, now).await,
             Change::Stopped => self.restart_gossip().await?,
@@ -337,7 +340,7 @@ impl Node {
         Ok(())
     }
 
-    fn on_published(&mut self, peer: PeerName, entry: Entry, now: Instant) {
+    async fn on_published(&mut self, peer: PeerName, entry: Entry, now: Instant) {
         match entry {
             Entry::Peer(info) => {
                 self.mesh.info.insert(peer, info);
@@ -362,10 +365,13 @@ impl Node {
                     self.names.set(peer, &dns.domain, &fqdn, container, addr);
                 }
             }
+            Entry::Mac(network, mac, binding) => {
+                self.on_binding(peer, (network, mac), &binding, now).await;
+            }
         }
     }
 
-    fn on_withdrawn(&mut self, peer: PeerName, entry: &Entry, now: Instant) {
+    async fn on_withdrawn(&mut self, peer: PeerName, entry: &Entry, now: Instant) {
         match entry {
             Entry::Peer(_) => {
                 self.mesh.info.remove(&peer);
@@ -386,6 +392,9 @@ impl Node {
                     self.names.unset(peer, &dns.domain, fqdn, container, *addr);
                 }
             }
+            Entry::Mac(network, mac, _) => {
+                self.on_binding_gone(peer, (*network, *mac), now).await;
+            }
         }
     }
 
@@ -396,7 +405,7 @@ impl Node {
         self.mesh.links.remove(&peer);
         self.router.handle_peer_gone(peer, now);
         self.names.drop_origin(peer);
-        self.forget_macs_of(peer).await;
+        self.forget_macs_of(peer, now).await;
     }
 
     /// Tells the router what a peer says of its connections; only once we know which run of it

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weft_ipam::Allocator;
 use weft_router::ConnId;
+use weft_router::bindings::BindingView;
 
 use super::Node;
 use crate::dataplane::{ByPeer, Egress, Forwarding};
@@ -61,13 +62,23 @@ impl Node {
             us: self.config.name,
             dns: self.config.dns_address(),
             conflicts: self.conflicts(),
-            macs: self.macs.view(),
+            macs: self.macs.table.view(),
+            bindings: self.answerable(),
             next_hops,
             flood,
             neighbours,
             sessions,
             taps: self.host.taps(),
         });
+    }
+
+    /// Whose addresses questions are answered for.
+    fn answerable(&self) -> BindingView {
+        if self.config.mesh.arp_answers {
+            self.macs.bindings.view()
+        } else {
+            BindingView::default()
+        }
     }
 
     /// Addresses our containers must not speak from, because rings met and others hold them.

@@ -61,8 +61,12 @@ impl Node {
                 send(reply, Ok(addresses(found)));
             }
             Request::Holders(addr, reply) => send(reply, self.holders(addr)),
-            Request::Free(container, addr, reply) => send(reply, self.free(&container, addr)),
+            Request::Free(container, addr, reply) => {
+                let freed = self.free(&container, addr).await;
+                send(reply, freed);
+            }
             Request::FreeAll(container, reply) => {
+                self.unbind(&container).await;
                 let container = convert::container(&container);
                 let freed = self.ipam.free_all(&container, Instant::now());
                 send(reply, Ok(addresses(freed)));
@@ -76,6 +80,14 @@ impl Node {
                 send(reply, removed);
             }
             Request::FindName(name, reply) => send(reply, self.find_name(&name)),
+            Request::Bind(body, reply) => {
+                let bound = self.bind(body).await;
+                send(reply, bound);
+            }
+            Request::Unbind(container, reply) => {
+                self.unbind(&container).await;
+                send(reply, Ok(()));
+            }
             Request::Expose(body, reply) => {
                 let exposed = self.expose(body).await;
                 send(reply, exposed);
@@ -209,7 +221,8 @@ impl Node {
         Ok(api::Holders { containers })
     }
 
-    fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
+    async fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
+        self.unbind_address(container, addr).await;
         let addr = convert::address(addr)?;
         let container = convert::container(container);
         let freed = self.ipam.free(&container, addr, Instant::now());
@@ -303,6 +316,7 @@ impl Node {
             .map_err(Failure::unavailable)?;
         self.persisted.state.exposed = exposed;
         self.persisted.save();
+        self.bind_host().await;
         Ok(())
     }
 
@@ -315,6 +329,7 @@ impl Node {
             .map_err(Failure::unavailable)?;
         self.persisted.state.exposed = exposed;
         self.persisted.save();
+        self.bind_host().await;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use weft_api::report as out;
 use weft_api::types::Network;
 use weft_api::{ContainerId, Report};
 use weft_ipam::Allocator;
+use weft_router::macs::{Kind, MacEntry};
 use weft_wire::PeerName;
 
 use super::Node;
@@ -188,14 +189,27 @@ impl Node {
     fn mac_report(&self) -> Vec<out::Mac> {
         let now = Instant::now();
         let nicknames = self.nicknames();
-        self.macs
+        let macs = &self.macs;
+        macs.table
             .iter()
             .map(|entry| {
+                let MacEntry {
+                    network,
+                    mac,
+                    location,
+                    ..
+                } = entry;
                 let peer = entry.location.peer().unwrap_or(self.config.name);
                 out::Mac {
-                    mac: entry.mac,
+                    mac,
                     peer,
                     nickname: nicknames.get(&peer).cloned().unwrap_or_default(),
+                    known: match entry.claim {
+                        Some(Kind::Registered) => out::Known::Registered,
+                        Some(Kind::Learned) => out::Known::Told,
+                        None => out::Known::Seen,
+                    },
+                    addresses: macs.bindings.addresses(network, mac, location).collect(),
                     age_s: now.saturating_duration_since(entry.last_seen).as_secs(),
                 }
             })

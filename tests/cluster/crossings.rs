@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use weft_dns::{Filter, Name, Record};
 use weft_gossip::{Change, Entry, Link, Topic};
 use weft_ipam::{ContainerId, Event as IpamEvent};
+use weft_router::macs::{Kind, Location};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
 use weft_router::{Event, PeerInfo};
@@ -264,6 +265,16 @@ impl World {
                 };
                 self.up(n).names.set(record).unwrap();
             }
+            Entry::Mac(network, mac, binding) => {
+                let kind = if binding.registered {
+                    Kind::Registered
+                } else {
+                    Kind::Learned
+                };
+                let up = self.up(n);
+                up.macs.claim(network, mac, Location::Peer(peer), kind, now);
+                up.stale = true;
+            }
         }
     }
 
@@ -288,6 +299,11 @@ impl World {
                     let name = Name::new(fqdn, &domain()).unwrap();
                     self.up(n).names.unset(peer, &name, container, *addr);
                 }
+            }
+            Entry::Mac(network, mac, _) => {
+                let up = self.up(n);
+                up.macs.withdraw(*network, *mac, Location::Peer(peer));
+                up.stale = true;
             }
         }
     }

@@ -253,7 +253,7 @@ impl Gossip {
 fn links_of(entries: &Entries) -> BTreeSet<PeerName> {
     let established = |entry: &Entry| match entry {
         Entry::Link(to, link) => link.established.then_some(*to),
-        Entry::Peer(_) | Entry::Ring(..) | Entry::Name { .. } => None,
+        Entry::Peer(_) | Entry::Ring(..) | Entry::Name { .. } | Entry::Mac(..) => None,
     };
     entries.values().filter_map(established).collect()
 }

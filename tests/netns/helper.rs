@@ -21,6 +21,8 @@ use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike, bind, sendto};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
+use weft_net::Netlink;
+use weft_wire::MacAddr;
 
 /// The environment variable that holds the task.
 pub(crate) const TASK: &str = "NETNS_TASK";
@@ -54,6 +56,10 @@ fn perform(task: &[&str]) {
         ["tcp-noise", to, port, count] => tcp_noise(to, port.parse().unwrap(), count),
         ["frames-hear"] => frames_hear(),
         ["frames-say", link, count, pause] => frames_say(link, count, pause.parse().unwrap()),
+        ["frames-as", link, mac, count, pause] => {
+            frames_as(link, mac, count, pause.parse().unwrap())
+        }
+        ["del-link", link] => del_link(link),
         ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
         ["add-pool", subnet] => add_pool(subnet),
@@ -303,13 +309,33 @@ fn frames_hear() {
 
 /// Numbered broadcasts of the odd type, with a pause in milliseconds.
 fn frames_say(link: &str, count: &str, pause: u64) {
+    let mac = link_named(link).addr().unwrap();
+    frames_from(mac, link, count, pause);
+}
+
+/// The same from a MAC that the link does not have.
+fn frames_as(link: &str, mac: &str, count: &str, pause: u64) {
+    let mac: MacAddr = mac.parse().unwrap();
+    frames_from(mac.to_bytes(), link, count, pause);
+}
+
+/// Takes a link away, as when its container ends.
+fn del_link(link: &str) {
+    report("ready");
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let deleted = runtime.block_on(async { Netlink::new().unwrap().del_link(link).await });
+    deleted.unwrap();
+}
+
+fn frames_from(mac: [u8; 6], link: &str, count: &str, pause: u64) {
     let link = link_named(link);
     let socket = packet_socket(ODD_TYPE);
     report("ready");
     let count: u32 = count.parse().unwrap();
     for number in 0..count {
         let mut frame = [0xff; 6].to_vec();
-        frame.extend(link.addr().unwrap());
+        frame.extend(mac);
         frame.extend(ODD_TYPE.to_be_bytes());
         frame.extend(format!("{number}").as_bytes());
         frame.resize(60, 0);

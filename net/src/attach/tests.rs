@@ -28,6 +28,7 @@ fn spec(number: u8, addresses: &[&str]) -> AttachSpec {
         bridge: "weft".to_owned(),
         host_ifname: format!("weftpl{number}"),
         ifname: "ethwe".to_owned(),
+        mac: MacAddr::from_bytes([2, 0, 0, 0, 0, number]),
         addresses: addresses.iter().map(|text| cidr(text)).collect(),
         mtu: 1376,
         multicast_route: true,

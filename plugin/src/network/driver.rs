@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use tracing::info;
-use weft_api::Cidr;
+use tracing::{debug, info, warn};
+use weft_api::types::Bind;
+use weft_api::{Cidr, ContainerId};
+use weft_wire::MacAddr;
 
 use super::link::Ends;
 use super::pool::Space;
@@ -17,7 +19,10 @@ use super::protocol::{
 };
 use super::{Plugin, PluginError};
 use crate::attach::IFNAME;
+use crate::binding::tell;
 
+/// What the ids of endpoints' interfaces begin with.
+const ENDPOINT_PREFIX: &str = "docker-endpoint:";
 /// Multicast, to which a container on weft gets a route.
 const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 
@@ -49,10 +54,20 @@ impl Plugin {
         let ends = Ends::of(&asked.endpoint)?;
         let network = self.router.network().await?;
         let address = &asked.interface.address;
+        let mac = match asked.interface.mac_address.as_str() {
+            "" => mac(asked),
+            given => given
+                .parse()
+                .map_err(|_| PluginError::Mac(given.to_owned()))?,
+        };
+        let binding = binding(asked, mac, &ends)?;
+        if let Some(note) = tell(&self.router, &binding).await {
+            warn!(endpoint = asked.endpoint, "{note}");
+        }
         ends.make(&network.bridge, network.mtu, address).await?;
         let mut interface = BTreeMap::new();
         if asked.interface.mac_address.is_empty() {
-            interface.insert("MacAddress", mac(asked));
+            interface.insert("MacAddress", mac.to_string());
         }
         Ok(CreatedEndpoint { interface })
     }
@@ -77,12 +92,36 @@ impl Plugin {
 
     /// `Leave` and `DeleteEndpoint` alike: whichever comes takes the interface away.
     pub(super) async fn remove_endpoint(&self, gone: &OfEndpoint) -> Result<(), PluginError> {
-        Ends::of(&gone.endpoint)?.remove().await
+        Ends::of(&gone.endpoint)?.remove().await?;
+        if let Err(error) = self.router.unbind(&holder(&gone.endpoint)?).await {
+            // The router finds out by itself that the interface is gone.
+            debug!(endpoint = gone.endpoint, %error, "the router was not told that the endpoint is gone");
+        }
+        Ok(())
     }
 }
 
+/// The id under which the router knows an endpoint's interface.
+fn holder(endpoint: &str) -> Result<ContainerId, PluginError> {
+    let id = ContainerId::new(format!("{ENDPOINT_PREFIX}{endpoint}"));
+    id.map_err(|_| PluginError::Endpoint(endpoint.to_owned()))
+}
+
+/// What the endpoint's interface will be like.
+fn binding(asked: &CreateEndpoint, mac: MacAddr, ends: &Ends) -> Result<Bind, PluginError> {
+    let interface = &asked.interface;
+    let addresses = [&interface.address, &interface.address_ipv6];
+    let addresses = addresses.into_iter().filter_map(|text| text.parse().ok());
+    Ok(Bind {
+        container: holder(&asked.endpoint)?,
+        mac,
+        port: ends.host.clone(),
+        addresses: addresses.map(|cidr: Cidr| cidr.addr()).collect(),
+    })
+}
+
 /// A MAC for an endpoint: locally administered, from its IPv4 address, or else its id.
-fn mac(asked: &CreateEndpoint) -> String {
+fn mac(asked: &CreateEndpoint) -> MacAddr {
     let address = asked.interface.address.parse::<Cidr>().map(Cidr::addr);
     let [a, b, c, d] = match address {
         Ok(IpAddr::V4(addr)) => addr.octets(),
@@ -92,5 +131,5 @@ fn mac(asked: &CreateEndpoint) -> String {
             asked.endpoint.bytes().fold(0x811c_9dc5, mix).to_be_bytes()
         }
     };
-    format!("02:57:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    MacAddr::from_bytes([0x02, 0x57, a, b, c, d])
 }

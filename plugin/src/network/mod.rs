@@ -112,6 +112,8 @@ pub(crate) enum PluginError {
     NoEndpoint(String),
     #[error("weft: {0:?} cannot be the id of an endpoint")]
     Endpoint(String),
+    #[error("weft: {0:?} is not a MAC")]
+    Mac(String),
     #[error("weft: the system gives no random numbers: {0}")]
     Random(#[from] getrandom::Error),
 }

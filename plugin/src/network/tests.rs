@@ -139,6 +139,12 @@ fn a_container_gets_an_interface_an_address_and_the_way_to_names() {
         assert_eq!(router.held(), [cidr(&address)]);
         let made = dockerd.endpoint(&address).await;
         assert_eq!(made["Interface"]["MacAddress"], "02:57:0a:20:00:01");
+        let [binding] = &router.bindings()[..] else {
+            panic!("{:?}", router.bindings());
+        };
+        assert_eq!(binding.mac.to_string(), "02:57:0a:20:00:01");
+        assert_eq!(binding.addresses, [cidr(&address).addr()]);
+        assert_eq!(binding.port, "weftplcb91aa370");
         let joined = dockerd.ok("NetworkDriver.Join", join()).await;
         assert_eq!(
             joined["InterfaceName"],
@@ -158,6 +164,7 @@ fn a_container_gets_an_interface_an_address_and_the_way_to_names() {
             .ok("IpamDriver.ReleaseAddress", released(&pool, "10.32.0.1"))
             .await;
         assert_eq!((router.held(), ends().await), (vec![], vec![]));
+        assert_eq!(router.bindings(), []);
         dockerd
             .ok("IpamDriver.ReleaseAddress", released(&pool, "10.32.0.0"))
             .await;

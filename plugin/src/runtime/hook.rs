@@ -226,6 +226,7 @@ async fn free(client: &Client, state: State) -> Result<(), HookError> {
         Ok(_) | Err(CallError::Refused { .. }) => {}
         Err(error) => return Err(error.into()),
     }
+    client.unbind(&container).await?;
     // Of a container nobody else keeps a record of, nobody will tell us that it is gone.
     if record.is_none_or(|record| record.auto_remove) {
         client.free_all(&container).await?;
@@ -331,7 +332,7 @@ mod tests {
             attach(&router.client, state(&dir, pid)).await.unwrap();
             free(&router.client, state(&dir, None)).await.unwrap();
             assert_eq!(router.held(), [cidr("10.32.0.1/16")]);
-            assert_eq!(router.names(), []);
+            assert_eq!((router.names(), router.bindings()), (vec![], vec![]));
             attach(&router.client, state(&dir, pid)).await.unwrap();
             assert_eq!(router.held(), [cidr("10.32.0.1/16")]);
         });
