@@ -15,7 +15,7 @@ cargo xtask test    all tests (as root: with real network namespaces)
 cargo xtask docker [NAME]
                     weft with real Docker daemons, three hosts on this machine (root); only scenarios
                     with NAME in theirs, if it is given
-cargo xtask lint    fmt, clippy, docs, deny
+cargo xtask lint    fmt, clippy, docs, deny, the unit for systemd
 cargo xtask fuzz [SECONDS]
                     run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
 ";
@@ -102,6 +102,7 @@ fn lint() -> Result<(), String> {
         "clippy of the Docker scenarios",
         "clippy --test docker --locked -- -D warnings",
     ))?;
+    verify_unit()?;
     let mut docs = cargo("documentation", "doc --workspace --no-deps --locked");
     docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
     run(docs)?;
@@ -112,6 +113,30 @@ fn lint() -> Result<(), String> {
         "licences, bans, sources",
         "deny --log-level error check licenses bans sources",
     ))
+}
+
+/// The unit for systemd, which need not run here. It names the program where it is installed to; here
+/// another that is there has to do.
+fn verify_unit() -> Result<(), String> {
+    install_packages(&[("systemd-analyze", "systemd")])?;
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let unit = std::fs::read_to_string(project.join("dist/weft.service"))
+        .map_err(|e| format!("dist/weft.service: {e}"))?;
+    let folder = project.join("target/unit");
+    let copy = folder.join("weft.service");
+    let unit = unit.replace("=/usr/local/bin/weft ", "=/bin/true ");
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&copy, unit))
+        .map_err(|e| format!("{}: {e}", copy.display()))?;
+    run(Step {
+        name: "the unit for systemd",
+        command: vec![
+            "systemd-analyze".to_owned(),
+            "verify".to_owned(),
+            copy.display().to_string(),
+        ],
+        env: Vec::new(),
+    })
 }
 
 fn fuzz(seconds: &str) -> Result<(), String> {
