@@ -25,10 +25,12 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use clap::Args;
 use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use weft_api::Client;
 use weft_cli::launch::{DEFAULT_PLUGIN_SOCKET, LogLevel};
-use weft_plugin::network::{self, Plugin};
+use weft_plugin::network::{self, Plugin, Role};
+use weft_plugin::watch;
 
 use crate::launch;
 
@@ -43,6 +45,9 @@ pub struct PluginArgs {
     /// Do not make the Docker network `weft`
     #[arg(long)]
     pub no_docker_network: bool,
+    /// Serve a swarm, as a plugin that Docker itself runs: see `weft setup docker-plugin`
+    #[arg(long)]
+    pub swarm: bool,
     /// What is logged
     #[arg(
         long,
@@ -71,19 +76,29 @@ async fn serve(socket: &Path, args: &PluginArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the plugin's socket {}", path.display()))?;
     info!(socket = %path.display(), "Docker's network plugin is up");
     let router = Client::new(socket);
-    tokio::spawn(network::free_leftovers(router.clone()));
-    if !args.no_docker_network {
-        tokio::spawn(network::make_docker_network());
+    let role = if args.swarm { Role::Swarm } else { Role::Host };
+    // What is to be done for a host once is the host's own plugin's.
+    if role == Role::Host {
+        tokio::spawn(network::free_leftovers(router.clone()));
+        tokio::spawn(watch::watch(router.clone()));
+        if !args.no_docker_network {
+            tokio::spawn(network::make_docker_network());
+        }
     }
     let calls = Router::new()
         .fallback(call)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Plugin::new(router)));
+        .with_state(Arc::new(Plugin::new(router, role)));
+    // Docker's first process in a container gets no signal it does not wait for.
+    let mut stop = signal(SignalKind::terminate())?;
     let lost = lose(path.clone(), number);
-    axum::serve(listener, calls)
-        .with_graceful_shutdown(lost)
-        .await?;
-    info!("the plugin's socket is another's or gone: this process ends");
+    tokio::select! {
+        served = axum::serve(listener, calls).with_graceful_shutdown(lost) => {
+            served?;
+            info!("the plugin's socket is another's or gone: this process ends");
+        }
+        _ = stop.recv() => info!("told to end"),
+    }
     Ok(())
 }
 

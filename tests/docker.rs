@@ -17,9 +17,13 @@ mod bed;
 mod command;
 #[path = "docker/images.rs"]
 mod images;
+#[path = "docker/names.rs"]
+mod names;
 #[path = "docker/networks.rs"]
 mod networks;
 #[path = "docker/plain.rs"]
 mod plain;
 #[path = "docker/routers.rs"]
 mod routers;
+#[path = "docker/swarm.rs"]
+mod swarm;

@@ -256,6 +256,22 @@ pub enum SetupCommand {
     /// From then on `docker run --runtime=weft` puts a container on the network before its first
     /// process runs. Running containers do not notice. The file as it was is kept beside it.
     Docker(SetupDockerArgs),
+    /// Have Docker run weft's plugin for networks of a swarm
+    ///
+    /// On every node of the swarm, once, while the router runs. Then on a manager: `docker network create -d
+    /// weft2:latest --ipam-driver weft2:latest --attachable NAME`.
+    DockerPlugin(SetupDockerPluginArgs),
+}
+
+/// Arguments of `setup docker-plugin`.
+#[derive(Debug, Clone, Args)]
+pub struct SetupDockerPluginArgs {
+    /// Have Docker end and forget it
+    #[arg(long)]
+    pub undo: bool,
+    /// What it is called, on all nodes alike
+    #[arg(long, value_name = "NAME", default_value = weft_plugin::managed::NAME)]
+    pub name: String,
 }
 
 /// Arguments of `setup docker`.
@@ -267,6 +283,9 @@ pub struct SetupDockerArgs {
     /// Make it the runtime of all new containers, where none is named
     #[arg(long)]
     pub default_runtime: bool,
+    /// Have all containers ask weft's resolver for names; dockerd reads that when it starts
+    #[arg(long, conflicts_with = "undo")]
+    pub dns: bool,
     /// dockerd's configuration file
     #[arg(long, value_name = "FILE", default_value = weft_plugin::setup::DAEMON_JSON)]
     pub config: PathBuf,

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::UnixStream;
+use weft_api::{CallError, Client};
+use weft_plugin::managed::{self, Managed, ManagedError};
 use weft_plugin::proxy::{Daemon, DaemonError, socket_beside};
-use weft_plugin::setup::{self, Setup, SetupError};
+use weft_plugin::setup::{self, Resolver, Setup, SetupError, Wanted};
 
-use crate::args::SetupDockerArgs;
+use crate::args::{SetupDockerArgs, SetupDockerPluginArgs};
 
 /// Why a shell is not told anything.
 #[derive(Debug, Error)]
@@ -116,6 +119,12 @@ pub(crate) enum DockerSetupError {
     Setup(#[from] SetupError),
     #[error("cannot tell where this program is: {0}")]
     Program(#[source] io::Error),
+    #[error("{0}")]
+    Managed(#[from] ManagedError),
+    #[error("{0}")]
+    Router(#[from] CallError),
+    #[error("DNS is switched off on this router: start it without --no-dns, or leave --dns out")]
+    NoDns,
     #[error("cannot have dockerd read its configuration: {0}")]
     Reload(#[source] io::Error),
     #[error("{0}")]
@@ -127,13 +136,30 @@ pub(crate) enum DockerSetupError {
 }
 
 /// Does what `weft setup docker` says; returns what is worth a word.
-pub(crate) async fn setup(args: &SetupDockerArgs) -> Result<Vec<String>, DockerSetupError> {
+pub(crate) async fn setup(
+    args: &SetupDockerArgs,
+    router: &Client,
+) -> Result<Vec<String>, DockerSetupError> {
     let config = &args.config;
     let done = if args.undo {
-        setup::undo(config)?
+        // Without a router it is taken for the usual one.
+        let resolver = resolver(router).await.unwrap_or_else(|_| Resolver {
+            address: USUAL_RESOLVER,
+            domain: USUAL_DOMAIN.to_owned(),
+        });
+        setup::undo(config, &resolver)?
     } else {
         let program = std::env::current_exe().map_err(DockerSetupError::Program)?;
-        setup::install(config, &setup::link(&program)?, args.default_runtime)?
+        let resolver = match args.dns {
+            true => Some(resolver(router).await?),
+            false => None,
+        };
+        let wanted = Wanted {
+            runtime: &setup::link(&program)?,
+            default: args.default_runtime,
+            resolver: resolver.as_ref(),
+        };
+        setup::install(config, wanted)?
     };
     let mut notes = Vec::new();
     match done {
@@ -149,7 +175,45 @@ pub(crate) async fn setup(args: &SetupDockerArgs) -> Result<Vec<String>, DockerS
         )),
     }
     notes.push(taken(config, !args.undo).await?);
+    if args.dns {
+        notes.push(READ_AT_START.to_owned());
+    }
     Ok(notes)
+}
+
+async fn resolver(router: &Client) -> Result<Resolver, DockerSetupError> {
+    let network = router.network().await?;
+    match (network.dns, network.domain) {
+        (Some(address), Some(domain)) => Ok(Resolver { address, domain }),
+        (None, _) | (_, None) => Err(DockerSetupError::NoDns),
+    }
+}
+
+/// Does what `weft setup docker-plugin` says; returns what is worth a word.
+pub(crate) async fn setup_plugin(
+    args: &SetupDockerPluginArgs,
+    router: &Path,
+) -> Result<String, DockerSetupError> {
+    let name = &args.name;
+    let done = if args.undo {
+        managed::undo(name).await?
+    } else {
+        managed::install(name, router).await?
+    };
+    let use_it = format!(
+        "on a manager, `docker network create -d {name}:latest --ipam-driver {name}:latest --attachable NETWORK`"
+    );
+    Ok(match done {
+        Managed::Made => {
+            format!("Docker runs the plugin {name}; when it does on all nodes: {use_it}")
+        }
+        Managed::Enabled => format!("Docker runs the plugin {name} again"),
+        Managed::Unchanged => {
+            format!("Docker runs a plugin {name} already; to replace it, remove it first (--undo)")
+        }
+        Managed::Removed => format!("Docker has the plugin {name} no more"),
+        Managed::Absent => format!("Docker has no plugin {name}"),
+    })
 }
 
 /// Has a running dockerd read its configuration, and waits until it did.
@@ -179,6 +243,9 @@ const KNOWN: &str =
     "dockerd knows the runtime: `docker run --runtime=weft` puts a container on the network";
 const FORGOTTEN: &str = "dockerd knows the runtime no more";
 const FORGOTTEN_LATER: &str = "dockerd knows the runtime until it starts again";
+const READ_AT_START: &str = "dockerd reads the resolver when it starts: restart it, and new containers find names of other hosts";
+const USUAL_RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 67, 83);
+const USUAL_DOMAIN: &str = "weft.local";
 const PID_FILE: &str = "/var/run/docker.pid";
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// How often we look for what another process does within milliseconds.

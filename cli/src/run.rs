@@ -20,7 +20,7 @@ use weft_plugin::{AddressSpec, Target};
 
 use crate::args::{
     AddressOrTarget, AttachArgs, ClientCommand, DnsNameArgs, ExposeArgs, GlobalArgs, IpOrTarget,
-    SetupCommand, SetupDockerArgs, StatusPart,
+    SetupCommand, SetupDockerArgs, SetupDockerPluginArgs, StatusPart,
 };
 use crate::docker::{self, DockerSetupError, EnvError};
 use crate::reset::{ResetError, reset};
@@ -189,6 +189,9 @@ impl Caller {
             ClientCommand::DnsArgs => self.dns_args().await,
             ClientCommand::Env(args) => self.env(args.restore).await,
             ClientCommand::Setup(SetupCommand::Docker(args)) => self.setup_docker(args).await,
+            ClientCommand::Setup(SetupCommand::DockerPlugin(args)) => {
+                self.setup_docker_plugin(&args).await
+            }
             ClientCommand::Status(args) => self.status(args.part).await,
             ClientCommand::Report(args) => self.report(args.format).await,
             ClientCommand::Password => self.password(),
@@ -280,9 +283,15 @@ impl Caller {
     }
 
     async fn setup_docker(&mut self, args: SetupDockerArgs) -> Done {
-        for note in docker::setup(&args).await? {
+        for note in docker::setup(&args, &self.client).await? {
             self.output.note(&note);
         }
+        Ok(())
+    }
+
+    async fn setup_docker_plugin(&mut self, args: &SetupDockerPluginArgs) -> Done {
+        let note = docker::setup_plugin(args, self.client.socket()).await?;
+        self.output.note(&note);
         Ok(())
     }
 

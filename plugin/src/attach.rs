@@ -18,6 +18,7 @@ use std::time::Duration;
 use thiserror::Error;
 use weft_api::types::{AddName, Bind, Network, RemoveNames};
 use weft_api::{CallError, Cidr, Client, ContainerId};
+use weft_net::Netlink;
 use weft_net::attach::{AttachError as InterfaceError, AttachSpec};
 use weft_net::netns::NetNs;
 use weft_wire::MacAddr;
@@ -195,6 +196,10 @@ impl Attempt<'_> {
         // One that is not ours has nothing of us on it, and is not ours to touch.
         self.interface = !matches!(attached, Err(InterfaceError::Foreign { .. }));
         let attached = attached?;
+        // Whoever looks after containers that are gone sees by this that one is not.
+        let links = Netlink::new().map_err(InterfaceError::from)?;
+        let noted = links.set_note(&attached.host_ifname, self.container.id.as_str());
+        noted.await.map_err(InterfaceError::from)?;
         if attached.host_ifname != binding.port {
             // It was attached under another id before.
             let port = attached.host_ifname;

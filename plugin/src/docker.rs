@@ -3,10 +3,20 @@
 //! Only a local unix socket will do: the namespaces of a container on another host are out of reach.
 //! Nothing here runs inside a call that Docker makes to a plugin; it would wait for itself.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, NetworkCreateRequest};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+    NetworkCreateRequest,
+};
+use bollard::query_parameters::{
+    CreatePluginOptionsBuilder, EnablePluginOptionsBuilder, EventsOptionsBuilder,
+    ListContainersOptionsBuilder,
+};
+use futures_util::StreamExt;
 use thiserror::Error;
 use weft_api::{ContainerId, ContainerIdError};
 
@@ -28,6 +38,28 @@ pub struct DockerContainer {
     pub names: DockerNames,
     /// Its first process, while it runs.
     pub pid: Option<u32>,
+}
+
+/// What Docker says of each container in a list of all.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// Its whole id.
+    pub id: ContainerId,
+    /// Its name, which may change.
+    pub name: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// Where it is on Docker's networks.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A container's interface to one of Docker's networks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Docker's id for it.
+    pub id: String,
+    /// Of either family.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Why Docker does not tell.
@@ -131,6 +163,36 @@ impl Docker {
         ids.map(|id| Ok(ContainerId::new(id)?)).collect()
     }
 
+    /// All containers, whether they run or not.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn containers(&self) -> Result<Vec<Seen>, DockerError> {
+        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let all = self.api.list_containers(Some(options)).await;
+        let all = all.map_err(|source| self.failed(source))?;
+        all.into_iter().filter_map(seen).collect()
+    }
+
+    /// Calls `heard` whenever a container came, went, was named or connected anew; ends when the daemon does.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn listen(&self, heard: impl Fn()) -> Result<(), DockerError> {
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let filters: HashMap<String, Vec<String>> = HashMap::from([
+            ("type".to_owned(), list(&["container", "network"])),
+            ("event".to_owned(), list(EVENTS)),
+        ]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let mut events = std::pin::pin!(self.api.events(Some(options)));
+        while let Some(event) = events.next().await {
+            event.map_err(|source| self.failed(source))?;
+            heard();
+        }
+        Ok(())
+    }
+
     /// Which driver a network of this name has; none if there is no such network.
     ///
     /// # Errors
@@ -159,6 +221,58 @@ impl Docker {
     pub async fn create_network(&self, network: NetworkCreateRequest) -> Result<(), DockerError> {
         let created = self.api.create_network(network).await;
         created.map(drop).map_err(|source| self.failed(source))
+    }
+
+    /// Whether Docker runs its plugin of this name; none if it has none.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn plugin_is_enabled(&self, name: &str) -> Result<Option<bool>, DockerError> {
+        match self.api.inspect_plugin(name).await {
+            Ok(found) => Ok(Some(found.enabled)),
+            Err(source) if is_not_found(&source) => Ok(None),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    /// Makes a plugin of an archive with its `config.json` and its `rootfs`.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or refuses.
+    pub async fn create_plugin(&self, name: &str, archive: Vec<u8>) -> Result<(), DockerError> {
+        let options = CreatePluginOptionsBuilder::new().name(name).build();
+        let body = bollard::body_full(archive.into());
+        let made = self.api.create_plugin(options, body).await;
+        made.map_err(|source| self.failed(source))
+    }
+
+    /// Has Docker run a plugin.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or the plugin does not come up.
+    pub async fn enable_plugin(&self, name: &str) -> Result<(), DockerError> {
+        // Docker takes no call without it.
+        let options = EnablePluginOptionsBuilder::new().timeout(PLUGIN_START_SECONDS);
+        let enabled = self.api.enable_plugin(name, Some(options.build())).await;
+        enabled.map_err(|source| self.failed(source))
+    }
+
+    /// Has Docker end a plugin.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or networks use the plugin.
+    pub async fn disable_plugin(&self, name: &str) -> Result<(), DockerError> {
+        let disabled = self.api.disable_plugin(name, None).await;
+        disabled.map_err(|source| self.failed(source))
+    }
+
+    /// Has Docker forget a plugin that does not run.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or refuses.
+    pub async fn remove_plugin(&self, name: &str) -> Result<(), DockerError> {
+        let removed = self.api.remove_plugin(name, None).await;
+        removed.map(drop).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: BollardError) -> DockerError {
@@ -190,6 +304,39 @@ fn socket(docker_host: Option<&str>) -> Result<PathBuf, DockerError> {
     }
 }
 
+/// A container in a list; none if it has no id.
+fn seen(summary: ContainerSummary) -> Option<Result<Seen, DockerError>> {
+    let id = match ContainerId::new(summary.id?) {
+        Ok(id) => id,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let networks = summary.network_settings.and_then(|n| n.networks);
+    let endpoint = |end: EndpointSettings| {
+        let addresses = [end.ip_address, end.global_ipv6_address]
+            .into_iter()
+            .flatten();
+        Endpoint {
+            id: end.endpoint_id.unwrap_or_default(),
+            addresses: addresses.filter_map(|addr| addr.parse().ok()).collect(),
+        }
+    };
+    let mut endpoints: Vec<_> = { networks.unwrap_or_default().into_values() }
+        .map(endpoint)
+        .collect();
+    endpoints.sort();
+    Some(Ok(Seen {
+        id,
+        name: summary
+            .names
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .unwrap_or_default(),
+        running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
+        endpoints,
+    }))
+}
+
 pub(crate) fn container(
     name: &str,
     found: ContainerInspectResponse,
@@ -206,14 +353,16 @@ pub(crate) fn container(
     let config = found.config.unwrap_or_default();
     let networks = found.network_settings.and_then(|n| n.networks);
     let ends = networks.unwrap_or_default().into_values();
-    let service = config.labels.and_then(|mut l| l.remove(COMPOSE_SERVICE));
+    let mut labels = config.labels.unwrap_or_default();
+    let services = SERVICES.iter().filter_map(|label| labels.remove(*label));
+    let services: Vec<_> = services.collect();
     let aliases = ends.flat_map(|end| end.aliases.unwrap_or_default());
     let told = Told {
         id: &id,
         name: &full_name,
         hostname: config.hostname.unwrap_or_default(),
         domain: config.domainname.unwrap_or_default(),
-        aliases: aliases.chain(service).collect(),
+        aliases: aliases.chain(services).collect(),
     };
     Ok(DockerContainer {
         names: told.names(),
@@ -252,9 +401,24 @@ impl Told<'_> {
     }
 }
 
-/// The label compose puts the name of a service in.
-pub(crate) const COMPOSE_SERVICE: &str = "com.docker.compose.service";
+/// The labels compose and a swarm put the name of a service in.
+pub(crate) const SERVICES: [&str; 2] = [
+    "com.docker.compose.service",
+    "com.docker.swarm.service.name",
+];
+/// What happens to containers that a name may hang on.
+const EVENTS: &[&str] = &[
+    "start",
+    "die",
+    "destroy",
+    "rename",
+    "unpause",
+    "connect",
+    "disconnect",
+];
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// How long a plugin may take until it answers Docker.
+const PLUGIN_START_SECONDS: i32 = 20;
 /// How long Docker may take for one answer: it is slow while it starts many containers.
 const TIMEOUT_SECONDS: u64 = 30;
 
@@ -289,7 +453,7 @@ mod tests {
             "Config": {
                 "Hostname": "www",
                 "Domainname": domain,
-                "Labels": { COMPOSE_SERVICE: "frontend" },
+                "Labels": { SERVICES[0]: "frontend", SERVICES[1]: "web" },
             },
             "NetworkSettings": { "Networks": { "n": { "Aliases": ["w", &ID[..12]] } } },
         }))
@@ -325,7 +489,7 @@ mod tests {
         let named = DockerNames {
             name: "web".to_owned(),
             hostname: Some("www.weft.local".to_owned()),
-            aliases: vec!["w".to_owned(), "frontend".to_owned()],
+            aliases: ["w", "frontend", "web"].map(str::to_owned).to_vec(),
         };
         assert_eq!(web.names, named);
         let halted = docker.inspect("halted").await.unwrap();

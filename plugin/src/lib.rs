@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod archive;
 pub mod attach;
 mod binding;
 pub mod detach;
@@ -18,6 +19,7 @@ pub mod docker;
 pub mod expose;
 pub mod find;
 pub mod list;
+pub mod managed;
 pub mod names;
 pub mod network;
 mod obtain;
@@ -27,6 +29,7 @@ pub mod setup;
 pub mod target;
 #[cfg(test)]
 mod testing;
+pub mod watch;
 
 pub use address::{AddressSpec, ParseAddressError};
 pub use find::{Container, DockerNames};

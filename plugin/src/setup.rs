@@ -1,7 +1,10 @@
-//! `weft setup docker`: the runtime put into dockerd's configuration, or taken out again.
+//! `weft setup docker`: the runtime put into dockerd's configuration, and the resolver if so wished, or taken
+//! out again.
 //!
 //! dockerd's file is other people's: all that is not ours stays, in it as in the copy that is kept of it,
 //! and what we cannot read we do not write. A file that says already what it should is not touched.
+
+mod resolver;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -15,6 +18,19 @@ use thiserror::Error;
 
 use crate::proxy::RUNTIME;
 use crate::runtime::NAME;
+
+pub use resolver::Resolver;
+
+/// What is put into the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The program that is the runtime.
+    pub runtime: &'a Path,
+    /// Whether it is the runtime of all containers, where none is named.
+    pub default: bool,
+    /// Whom all containers ask for names, if it is to be weft's.
+    pub resolver: Option<&'a Resolver>,
+}
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +67,9 @@ pub enum SetupError {
     /// There is something else where the runtime's link should be.
     #[error("{} is not this program: remove it, or put the weft program into another directory", .0.display())]
     Taken(PathBuf),
+    /// Containers ask other servers.
+    #[error("{} has `dns` servers of yours, of which Docker would ask only the first that answers: put weft's there yourself (`weft dns-args` says which), or leave --dns out", .0.display())]
+    OtherServers(PathBuf),
 }
 
 /// Makes the runtime's name for this program, a link beside it.
@@ -74,29 +93,33 @@ pub fn link(program: &Path) -> Result<PathBuf, SetupError> {
     }
 }
 
-/// Puts the runtime into dockerd's configuration, as the default one if so wished.
+/// Puts what is wanted into dockerd's configuration.
 ///
 /// # Errors
 /// See [`SetupError`]; the file is as it was then.
-pub fn install(config: &Path, runtime: &Path, default: bool) -> Result<Setup, SetupError> {
+pub fn install(config: &Path, wanted: Wanted<'_>) -> Result<Setup, SetupError> {
     let file = File::open(config)?;
-    let mut wanted = file.json.clone().unwrap_or_default();
-    let entry = json!({ "path": runtime.to_string_lossy() });
-    change_runtimes(&mut wanted, |runtimes| {
+    let mut json = file.json.clone().unwrap_or_default();
+    let entry = json!({ "path": wanted.runtime.to_string_lossy() });
+    change_runtimes(&mut json, |runtimes| {
         runtimes.insert(RUNTIME.to_owned(), entry);
     });
-    if default {
-        wanted.insert(DEFAULT.to_owned(), json!(RUNTIME));
+    if wanted.default {
+        json.insert(DEFAULT.to_owned(), json!(RUNTIME));
     }
-    file.replace(wanted)
+    let added = |resolver| resolver::add(&mut json, resolver);
+    if !wanted.resolver.is_none_or(added) {
+        return Err(SetupError::OtherServers(file.path));
+    }
+    file.replace(json)
 }
 
-/// Takes the runtime out again. A default runtime that was another before ours is not known any more, so
+/// Takes runtime and resolver out again. A default runtime that was another before ours is not known any more, so
 /// it becomes Docker's own.
 ///
 /// # Errors
 /// See [`SetupError`]; the file is as it was then.
-pub fn undo(config: &Path) -> Result<Setup, SetupError> {
+pub fn undo(config: &Path, resolver: &Resolver) -> Result<Setup, SetupError> {
     let file = File::open(config)?;
     let Some(mut wanted) = file.json.clone() else {
         return Ok(Setup::Unchanged);
@@ -110,6 +133,7 @@ pub fn undo(config: &Path) -> Result<Setup, SetupError> {
     {
         wanted.remove(DEFAULT);
     }
+    resolver::remove(&mut wanted, resolver);
     if wanted.is_empty() && file.json.as_ref().is_some_and(|json| !json.is_empty()) {
         fs::remove_file(&file.path).map_err(failed("delete", &file.path))?;
         return Ok(Setup::Removed);
@@ -242,13 +266,28 @@ mod tests {
 
     const RUNC: &str = "/usr/local/bin/weft-runc";
 
+    fn runtime(default: bool) -> Wanted<'static> {
+        Wanted {
+            runtime: Path::new(RUNC),
+            default,
+            resolver: None,
+        }
+    }
+
+    fn ours() -> Resolver {
+        Resolver {
+            address: [169, 254, 67, 83].into(),
+            domain: "weft.local.".to_owned(),
+        }
+    }
+
     #[test]
     fn the_runtime_is_added_and_all_else_stays() {
         let before = json!({
             "log-driver": "json-file", "runtimes": { "nvidia": { "path": "n", "runtimeArgs": [] } },
         });
         let (_dir, path) = file(Some(&before.to_string()));
-        let done = install(&path, Path::new(RUNC), false).unwrap();
+        let done = install(&path, runtime(false)).unwrap();
         let Setup::Written(Some(copy)) = done else {
             panic!("{done:?}");
         };
@@ -256,36 +295,47 @@ mod tests {
         let mut expected = before.clone();
         expected["runtimes"]["weft"] = json!({ "path": RUNC });
         assert_eq!(read(&path), expected);
-        assert_eq!(
-            install(&path, Path::new(RUNC), false).unwrap(),
-            Setup::Unchanged
-        );
-        assert!(matches!(undo(&path).unwrap(), Setup::Written(_)));
+        assert_eq!(install(&path, runtime(false)).unwrap(), Setup::Unchanged);
+        assert!(matches!(undo(&path, &ours()).unwrap(), Setup::Written(_)));
         assert_eq!(read(&path), before);
-        assert_eq!(undo(&path).unwrap(), Setup::Unchanged);
+        assert_eq!(undo(&path, &ours()).unwrap(), Setup::Unchanged);
     }
 
     #[test]
     fn a_file_of_ours_alone_comes_and_goes() {
         let (dir, _) = file(None);
         let path = dir.path().join("docker/daemon.json");
-        assert_eq!(undo(&path).unwrap(), Setup::Unchanged);
-        assert_eq!(
-            install(&path, Path::new(RUNC), true).unwrap(),
-            Setup::Written(None)
-        );
+        assert_eq!(undo(&path, &ours()).unwrap(), Setup::Unchanged);
+        assert_eq!(install(&path, runtime(true)).unwrap(), Setup::Written(None));
         let expected =
             json!({ "runtimes": { "weft": { "path": RUNC } }, "default-runtime": "weft" });
         assert_eq!(read(&path), expected);
-        assert_eq!(undo(&path).unwrap(), Setup::Removed);
+        assert_eq!(undo(&path, &ours()).unwrap(), Setup::Removed);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_resolver_is_added_unless_there_are_others() {
+        let (_dir, path) = file(None);
+        let resolver = ours();
+        let with_resolver = Wanted {
+            resolver: Some(&resolver),
+            ..runtime(false)
+        };
+        install(&path, with_resolver).unwrap();
+        assert_eq!(read(&path)["dns"], json!(["169.254.67.83"]));
+        assert_eq!(undo(&path, &ours()).unwrap(), Setup::Removed);
+        fs::write(&path, r#"{ "dns": ["192.0.2.1"] }"#).unwrap();
+        let error = install(&path, with_resolver).unwrap_err();
+        assert!(error.to_string().contains("leave --dns out"), "{error}");
+        assert_eq!(read(&path), json!({ "dns": ["192.0.2.1"] }));
     }
 
     #[test]
     fn an_empty_file_is_one_without_settings() {
         let (_dir, path) = file(Some("\n"));
         assert!(matches!(
-            install(&path, Path::new(RUNC), false).unwrap(),
+            install(&path, runtime(false)).unwrap(),
             Setup::Written(Some(_))
         ));
         assert_eq!(
@@ -297,7 +347,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_written() {
         let (_dir, path) = file(Some("{ \"log-driver\": "));
-        let error = install(&path, Path::new(RUNC), false).unwrap_err();
+        let error = install(&path, runtime(false)).unwrap_err();
         assert!(matches!(error, SetupError::Parse { .. }), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "{ \"log-driver\": ");
     }
@@ -307,7 +357,7 @@ mod tests {
         let (dir, path) = file(Some("{}"));
         let linked = dir.path().join("link.json");
         symlink(&path, &linked).unwrap();
-        install(&linked, Path::new(RUNC), false).unwrap();
+        install(&linked, runtime(false)).unwrap();
         assert!(fs::symlink_metadata(&linked).unwrap().is_symlink());
         assert_eq!(read(&path)["runtimes"]["weft"]["path"], RUNC);
     }

@@ -219,8 +219,16 @@ async fn status(State(books): State<Shared>) -> Response {
         "status": "ready", "range": "10.32.0.0/12", "default_subnet": "10.32.0.0/16",
         "owners": [], "active": holders.len(), "holders": holders, "pending": [], "conflicts": [],
     });
+    let entry = |name: &AddName| {
+        json!({ "name": format!("{}.", name.name), "container": name.container,
+            "origin": "02:00:00:00:00:01", "address": name.addr })
+    };
+    let entries: Vec<_> = books.names.iter().map(entry).collect();
+    let dns = books.network.domain.as_ref().map(|domain| {
+        json!({ "domain": domain, "addresses": [], "upstream": [], "ttl": 1, "entries": entries })
+    });
     Json(json!({
-        "version": "0.1.0", "router": router, "ipam": ipam, "dns": null,
+        "version": "0.1.0", "router": router, "ipam": ipam, "dns": dns,
         "network": books.network, "warnings": [],
     }))
     .into_response()

@@ -152,14 +152,16 @@ fn source() -> TempDir {
     }
     let release = folder.path().join("target/release");
     fs::create_dir_all(&release).unwrap();
-    let program = release.join("weft");
+    fs::copy(stripped().path().join("weft"), release.join("weft")).unwrap();
+    folder
+}
+
+/// The program in a folder, without what a debugger reads, which makes most of a test build's size.
+pub(crate) fn stripped() -> TempDir {
+    let folder = TempDir::with_prefix("weft-small-").unwrap();
+    let program = folder.path().join("weft");
     fs::copy(WEFT, &program).unwrap();
-    // What a debugger reads makes most of a test build's size.
-    run(&mut words(&[
-        "strip",
-        "--strip-debug",
-        program.to_str().unwrap(),
-    ]))
-    .success();
+    let strip = ["strip", "--strip-debug", program.to_str().unwrap()];
+    run(&mut words(&strip)).success();
     folder
 }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::pool::Space;
+use super::swarm;
 use super::{Answer, Plugin, PluginError};
 
 impl Plugin {
@@ -45,7 +46,7 @@ impl Plugin {
         let value = match call {
             "Plugin.Activate" => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
             "NetworkDriver.GetCapabilities" => {
-                json!({ "Scope": "local", "ConnectivityScope": "global" })
+                json!({ "Scope": self.role.scope(), "ConnectivityScope": "global" })
             }
             "IpamDriver.GetCapabilities" => {
                 json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false })
@@ -64,6 +65,8 @@ impl Plugin {
                 self.release_address(read(body)?).await?;
                 json!({})
             }
+            "NetworkDriver.AllocateNetwork" => to_value(&swarm::allocate_network(read(body)?))?,
+            "NetworkDriver.FreeNetwork" => json!({}),
             "NetworkDriver.CreateNetwork" => {
                 self.create_network(read(body)?).await?;
                 json!({})

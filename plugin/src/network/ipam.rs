@@ -19,7 +19,7 @@ use weft_api::{CallError, Cidr, Client, ContainerId};
 
 use super::pool::{Pool, Space, network};
 use super::protocol::{self, GivenAddress, ReleasePool, RequestAddress, RequestPool};
-use super::{HOLDER_PREFIX, Plugin, PluginError, RESERVED_PREFIX};
+use super::{HOLDER_PREFIX, Plugin, PluginError, RESERVED_PREFIX, Role, SWARM_PREFIX};
 
 /// How long a network takes to be made, at most: far more than dockerd needs between its calls.
 const MAKING: Duration = Duration::from_secs(30);
@@ -77,8 +77,10 @@ impl Plugin {
             None if gateway => network(pool.subnet),
             Some(addr) if gateway && addr == network(pool.subnet) => addr,
             Some(addr) if addr.is_ipv6() => addr,
+            Some(addr) if self.is_held_by_manager(&pool) => addr,
             Some(addr) => {
-                let shared = gateway || self.is_being_made(&asked.pool_id);
+                let shared =
+                    gateway || pool.space == Space::Global || self.is_being_made(&asked.pool_id);
                 self.claim(&pool, addr, shared).await?;
                 addr
             }
@@ -96,7 +98,8 @@ impl Plugin {
         let Some(addr) = chosen(&asked.address)? else {
             return Ok(());
         };
-        if addr.is_ipv6() || addr == network(pool.subnet) {
+        let nobodys = addr.is_ipv6() || addr == network(pool.subnet);
+        if nobodys || self.is_held_by_manager(&pool) {
             return Ok(());
         }
         let holders = self.router.holders(addr).await?;
@@ -111,7 +114,7 @@ impl Plugin {
 
     /// Any free address of a pool.
     async fn allocate(&self, pool: &Pool) -> Result<IpAddr, PluginError> {
-        let holder = Holder::new(&self.router, HOLDER_PREFIX)?;
+        let holder = Holder::new(&self.router, prefix(pool, false))?;
         let limit = self.patience.saturating_sub(SPARE);
         let allocated = self.router.allocate(&holder.id, Some(pool.range));
         let no_address = |_| PluginError::NoAddress {
@@ -126,12 +129,7 @@ impl Plugin {
     /// Just this address. One that is set aside in the network on every host (`shared`) may be held by
     /// another host already.
     async fn claim(&self, pool: &Pool, addr: IpAddr, shared: bool) -> Result<(), PluginError> {
-        let prefix = if shared {
-            RESERVED_PREFIX
-        } else {
-            HOLDER_PREFIX
-        };
-        let holder = Holder::new(&self.router, prefix)?;
+        let holder = Holder::new(&self.router, prefix(pool, shared))?;
         let cidr = Cidr::new(addr, pool.subnet.prefix()).map_err(super::pool::PoolError::from)?;
         match self.router.claim(&holder.id, cidr).await {
             Ok(_) => holder.keep(),
@@ -144,6 +142,12 @@ impl Plugin {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Whether the addresses of a pool were asked for before, by the manager of a swarm: then a node asks
+    /// for the one it was told, and has nothing to give back.
+    fn is_held_by_manager(&self, pool: &Pool) -> bool {
+        self.role == Role::Swarm && pool.space == Space::Local
     }
 
     async fn default_subnet(&self) -> Result<Cidr, PluginError> {
@@ -176,9 +180,18 @@ impl Plugin {
     }
 }
 
+/// What the id begins with under which an address of a pool is held.
+const fn prefix(pool: &Pool, shared: bool) -> &'static str {
+    match pool.space {
+        Space::Global => SWARM_PREFIX,
+        Space::Local if shared => RESERVED_PREFIX,
+        Space::Local => HOLDER_PREFIX,
+    }
+}
+
 /// Whether an address is held for one of Docker's networks.
 fn is_ours(id: &ContainerId) -> bool {
-    let ours = [HOLDER_PREFIX, RESERVED_PREFIX];
+    let ours = [HOLDER_PREFIX, RESERVED_PREFIX, SWARM_PREFIX];
     ours.iter().any(|prefix| id.as_str().starts_with(prefix))
 }
 

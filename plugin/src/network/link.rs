@@ -87,6 +87,11 @@ impl Ends {
     }
 }
 
+/// What the host's end of an endpoint's interface is called; none if the id cannot be one.
+pub(crate) fn host_end(endpoint: &str) -> Option<String> {
+    Some(Ends::of(endpoint).ok()?.host)
+}
+
 /// The addresses of all endpoints there are, of whatever network.
 pub(super) async fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let notes = Netlink::new()?.list_notes(HOST_PREFIX).await?;

@@ -23,6 +23,7 @@ mod ipam;
 mod link;
 mod pool;
 mod protocol;
+mod swarm;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,9 @@ use thiserror::Error;
 use weft_api::{CallError, Client};
 use weft_net::NetlinkError;
 
+pub(crate) use link::host_end;
 use pool::{Pool, PoolError};
+pub use swarm::Role;
 pub use upkeep::{
     DOCKER_NETWORK, RemoveError, free_leftovers, make_docker_network, remove_docker_network,
 };
@@ -47,10 +50,14 @@ pub const HOLDER_PREFIX: &str = "docker:";
 /// The same for addresses that are set aside in a network and no container's.
 pub const RESERVED_PREFIX: &str = "docker-reserved:";
 
+/// The same for addresses that a swarm's manager has given to tasks, wherever they run.
+pub const SWARM_PREFIX: &str = "docker-swarm:";
+
 /// The plugin. It remembers nothing that a crash could not take.
 #[derive(Debug)]
 pub struct Plugin {
     router: Client,
+    role: Role,
     patience: Duration,
     /// Pools of networks that are being made: since when. An address that is asked for there is no
     /// container's.
@@ -126,13 +133,14 @@ fn hint(error: &CallError) -> String {
 
 impl Plugin {
     /// A plugin for the router behind this client.
-    pub fn new(router: Client) -> Self {
-        Self::with_patience(router, PATIENCE)
+    pub fn new(router: Client, role: Role) -> Self {
+        Self::with_patience(router, role, PATIENCE)
     }
 
-    fn with_patience(router: Client, patience: Duration) -> Self {
+    fn with_patience(router: Client, role: Role, patience: Duration) -> Self {
         Self {
             router,
+            role,
             patience,
             fresh: Mutex::default(),
         }

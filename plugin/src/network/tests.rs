@@ -23,7 +23,12 @@ struct Dockerd(Plugin);
 
 impl Dockerd {
     fn of(router: &FakeRouter) -> Self {
-        Self(Plugin::new(router.client.clone()))
+        Self(Plugin::new(router.client.clone(), Role::Host))
+    }
+
+    /// On a node of a swarm.
+    fn of_swarm(router: &FakeRouter) -> Self {
+        Self(Plugin::new(router.client.clone(), Role::Swarm))
     }
 
     async fn call(&self, call: &str, body: Value) -> Value {
@@ -48,7 +53,11 @@ impl Dockerd {
 
     /// The id of a pool.
     async fn pool(&self, pool: &str, range: &str) -> String {
-        let body = json!({ "AddressSpace": "weftlocal", "Pool": pool, "SubPool": range,
+        self.pool_in("weftlocal", pool, range).await
+    }
+
+    async fn pool_in(&self, space: &str, pool: &str, range: &str) -> String {
+        let body = json!({ "AddressSpace": space, "Pool": pool, "SubPool": range,
             "Options": {}, "V6": pool.contains(':') });
         let answer = self.ok("IpamDriver.RequestPool", body).await;
         answer["PoolID"].as_str().unwrap().to_owned()
@@ -320,7 +329,7 @@ async fn a_network_with_dockers_own_addresses_is_refused() {
 async fn without_a_router_the_reason_is_said_and_what_needs_none_is_done() {
     let folder = TempDir::new().unwrap();
     let client = Client::new(folder.path().join("weft.sock"));
-    let dockerd = Dockerd(Plugin::new(client));
+    let dockerd = Dockerd(Plugin::new(client, Role::Host));
     let pool = dockerd.pool("10.32.0.0/16", "").await;
     dockerd
         .ok("IpamDriver.RequestAddress", gateway(&pool, ""))
@@ -337,7 +346,11 @@ async fn a_router_that_hangs_never_hangs_dockerd() {
     let socket = folder.path().join("weft.sock");
     let _mute = UnixListener::bind(&socket).unwrap();
     let patience = Duration::from_millis(400);
-    let dockerd = Dockerd(Plugin::with_patience(Client::new(socket), patience));
+    let dockerd = Dockerd(Plugin::with_patience(
+        Client::new(socket),
+        Role::Host,
+        patience,
+    ));
     let pool = "weftlocal-10.32.0.0/16-10.32.0.0/16-00000001";
     for (call, body, why) in [
         (
@@ -367,6 +380,70 @@ async fn a_router_that_hangs_never_hangs_dockerd() {
         let said = said.unwrap_or_else(|_| panic!("{call} hangs"));
         assert!(said.contains(why), "{call}: {said}");
     }
+}
+
+#[tokio::test]
+async fn what_a_swarms_manager_was_given_is_the_nodes_and_the_next_managers_too() {
+    let router = FakeRouter::start();
+    let (manager, node) = (Dockerd::of_swarm(&router), Dockerd::of_swarm(&router));
+    let global = manager.pool_in("weftglobal", "", "").await;
+    let first = manager
+        .ok("IpamDriver.RequestAddress", gateway(&global, ""))
+        .await;
+    let options = json!({ "NetworkID": NETWORK, "Options": { "weft.network": "n", "odd": 1 } });
+    let allocated = manager.ok("NetworkDriver.AllocateNetwork", options).await;
+    assert_eq!(allocated, json!({ "Options": { "weft.network": "n" } }));
+    let task = manager.address(&global, "").await;
+    let bare = task.split('/').next().unwrap();
+
+    let local = node.pool("10.32.0.0/16", "").await;
+    let bare_first = first["Address"].as_str().unwrap().split('/').next();
+    let again = node
+        .ok(
+            "IpamDriver.RequestAddress",
+            gateway(&local, bare_first.unwrap()),
+        )
+        .await;
+    assert_eq!(again["Address"], first["Address"]);
+    assert_eq!(node.address(&local, bare).await, task);
+    assert_eq!(router.held(), [cidr(&task)]);
+    // The manager that follows asks for what the one before holds.
+    assert_eq!(manager.address(&global, bare).await, task);
+
+    node.ok("IpamDriver.ReleaseAddress", released(&local, bare))
+        .await;
+    assert_eq!(router.held(), [cidr(&task)]);
+    manager
+        .ok("IpamDriver.ReleaseAddress", released(&global, bare))
+        .await;
+    manager
+        .ok("NetworkDriver.FreeNetwork", json!({ "NetworkID": NETWORK }))
+        .await;
+    assert_eq!(router.held(), []);
+}
+
+#[tokio::test]
+async fn only_a_swarms_plugin_says_that_its_networks_are_a_swarms() {
+    let router = FakeRouter::start();
+    let scope = async |dockerd: Dockerd| {
+        let said = dockerd.ok("NetworkDriver.GetCapabilities", json!({})).await;
+        said["Scope"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(scope(Dockerd::of(&router)).await, "local");
+    assert_eq!(scope(Dockerd::of_swarm(&router)).await, "global");
+}
+
+#[test]
+fn an_address_a_task_has_elsewhere_is_not_left_over() {
+    on_a_host(|| async {
+        let router = FakeRouter::start();
+        let manager = Dockerd::of_swarm(&router);
+        let pool = manager.pool_in("weftglobal", "", "").await;
+        let task = manager.address(&pool, "").await;
+        let none = BTreeSet::new();
+        assert_eq!(look(&router.client, &none).await.unwrap(), none);
+        assert_eq!(router.held(), [cidr(&task)]);
+    });
 }
 
 #[test]
@@ -407,7 +484,7 @@ proptest! {
         let calls = ["IpamDriver.RequestPool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress",
             "NetworkDriver.CreateNetwork", "NetworkDriver.CreateEndpoint", "NetworkDriver.Join"];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let plugin = Plugin::new(Client::new("/nonexistent/weft.sock"));
+        let plugin = Plugin::new(Client::new("/nonexistent/weft.sock"), Role::Host);
         let answer = runtime.block_on(plugin.answer(calls[call], body.as_bytes()));
         prop_assert_eq!(answer.status, 200);
         prop_assert!(serde_json::from_slice::<Value>(&answer.body).is_ok());

@@ -27,12 +27,16 @@ impl Proxy {
         let Some(mut container) = Container::parse(&body) else {
             return self.pass(with_body(&parts, body.to_vec())).await;
         };
-        if !self.is_ours(&container).await? {
-            return self.pass(with_body(&parts, body.to_vec())).await;
+        match self.share(&container).await? {
+            Share::Nothing => return self.pass(with_body(&parts, body.to_vec())).await,
+            Share::Names => {
+                self.name(&mut container).await;
+                return self.pass(with_body(&parts, container.emit())).await;
+            }
+            Share::All => {}
         }
         let network = self.router.network().await.map_err(ProxyError::Router)?;
-        let host = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
-        container.set_resolver(&network, &search_domains(&host));
+        self.set_resolver(&mut container, &network);
         let asked_for_it = !container.set_runtime();
         let answer = self.pass(with_body(&parts, container.emit())).await?;
         if asked_for_it || answer.status() != StatusCode::BAD_REQUEST {
@@ -41,22 +45,39 @@ impl Proxy {
         self.without_runtime(&parts, container, answer).await
     }
 
-    /// Whether a container is to be put on the network, by us.
-    async fn is_ours(&self, container: &Container) -> Result<bool, ProxyError> {
-        match container.wish() {
-            Wish::No => Ok(false),
-            Wish::Yes => Ok(true),
-            Wish::UnlessOnPlugin(network) => {
-                // A name may hold what a path may not.
-                let Some(segment) = as_segment(network) else {
-                    return Ok(true);
-                };
-                let path = format!("/networks/{segment}");
-                let (status, found) = self.daemon.ask(Method::GET, &path).await?;
-                let driver = found["Driver"].as_str().unwrap_or_default();
-                Ok(!status.is_success() || !driver.starts_with(PLUGIN))
-            }
+    /// What is ours to do for a container.
+    async fn share(&self, container: &Container) -> Result<Share, ProxyError> {
+        let network = match container.wish() {
+            Wish::No => return Ok(Share::Nothing),
+            Wish::Yes => return Ok(Share::All),
+            Wish::UnlessOnPlugin(network) => network,
+        };
+        // A name may hold what a path may not.
+        let Some(segment) = as_segment(network) else {
+            return Ok(Share::All);
+        };
+        let path = format!("/networks/{segment}");
+        let (status, found) = self.daemon.ask(Method::GET, &path).await?;
+        let driver = found["Driver"].as_str().unwrap_or_default();
+        Ok(if status.is_success() && driver.starts_with(PLUGIN) {
+            Share::Names
+        } else {
+            Share::All
+        })
+    }
+
+    /// Has Docker's own resolver, which the container asks, ask weft's. A container that Docker puts on the
+    /// network works without it too, so it is made without it if there is no router.
+    async fn name(&self, container: &mut Container) {
+        match self.router.network().await {
+            Ok(network) => self.set_resolver(container, &network),
+            Err(error) => tracing::info!(%error, "a container will not find names of other hosts"),
         }
+    }
+
+    fn set_resolver(&self, container: &mut Container, network: &Network) {
+        let host = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
+        container.set_resolver(network, &search_domains(&host));
     }
 
     /// A daemon that does not know our runtime: the container is created as it was asked for, marked to
@@ -120,6 +141,16 @@ fn as_segment(name: &str) -> Option<&str> {
 /// The body of a request to create a container.
 #[derive(Debug, Clone)]
 struct Container(Map<String, Value>);
+
+/// What of a container's creation is ours.
+#[derive(Debug, PartialEq, Eq)]
+enum Share {
+    Nothing,
+    /// The resolver: Docker puts it on the network, by weft's plugin.
+    Names,
+    /// The runtime, and the resolver.
+    All,
+}
 
 /// Whether a container is to be on the network.
 #[derive(Debug, PartialEq, Eq)]

@@ -199,16 +199,31 @@ async fn a_container_is_created_with_our_runtime_and_resolver() {
 
 #[tokio::test]
 async fn containers_that_are_not_ours_are_created_as_asked_whatever_the_router_does() {
-    let scene = Scene::start(|head, _| match head.starts_with("GET /networks/shop ") {
-        true => says("200 OK", &json!({ "Driver": "weft" })),
-        false => says("201 Created", &json!({ "Id": "x" })),
-    });
+    let scene = Scene::start(|_, _| says("201 Created", &json!({ "Id": "x" })));
     let host = json!({ "HostConfig": { "NetworkMode": "host" } });
-    let plugin = json!({ "HostConfig": { "NetworkMode": "shop" } });
-    for body in [host, plugin, json!([])] {
+    for body in [host, json!([])] {
         let said = scene.create(&body).await;
         assert!(said.starts_with("HTTP/1.1 201"), "{said}");
         assert_eq!(scene.asked().pop().unwrap().1, body.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_container_on_one_of_the_plugins_networks_gets_the_resolver_if_there_is_one() {
+    let mut scene = Scene::start(|head, _| match head.starts_with("GET /networks/shop ") {
+        true => says("200 OK", &json!({ "Driver": "weft2:latest" })),
+        false => says("201 Created", &json!({ "Id": "x" })),
+    });
+    let asked = json!({ "HostConfig": { "NetworkMode": "shop" } });
+    let named = json!({ "HostConfig": {
+        "NetworkMode": "shop", "Dns": ["169.254.67.83"], "DnsSearch": ["weft.local"],
+    } });
+    for expected in [named, asked.clone()] {
+        let said = scene.create(&asked).await;
+        assert!(said.starts_with("HTTP/1.1 201"), "{said}");
+        let body = scene.asked().pop().unwrap().1;
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+        scene.router = None;
     }
 }
 

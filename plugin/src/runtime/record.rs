@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::bundle::Bundle;
 use crate::DockerNames;
-use crate::docker::{COMPOSE_SERVICE, Told};
+use crate::docker::{SERVICES, Told};
 
 /// A container, as dockerd knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,16 +49,15 @@ impl Record {
         let aliases = ends
             .flatten()
             .flat_map(|end| end.aliases.unwrap_or_default());
-        let service = config
-            .config
-            .labels
-            .and_then(|mut l| l.remove(COMPOSE_SERVICE));
+        let mut labels = config.config.labels.unwrap_or_default();
+        let services = SERVICES.iter().filter_map(|label| labels.remove(*label));
+        let services: Vec<_> = services.collect();
         let told = Told {
             id,
             name: &config.name,
             hostname: config.config.hostname,
             domain: config.config.domainname,
-            aliases: aliases.chain(service).collect(),
+            aliases: aliases.chain(services).collect(),
         };
         Some(Self {
             names: told.names(),
@@ -142,7 +141,7 @@ mod tests {
         let config = json!({
             "ID": ID, "Name": "/app01", "State": {},
             "Config": {
-                "Hostname": &ID[..12], "Domainname": "", "Labels": { COMPOSE_SERVICE: "app" },
+                "Hostname": &ID[..12], "Domainname": "", "Labels": { SERVICES[0]: "app" },
             },
             "NetworkSettings": { "Networks": {
                 "bridge": { "Aliases": null }, "shop": { "Aliases": ["a", &ID[..12]] }, "gone": null,

@@ -1,0 +1,181 @@
+//! A swarm of two nodes with weft's plugin on each: the second half of what is learned from tutorials.
+
+use super::bed::{Bed, INTERNET};
+use super::command::{PATIENCE, SOON, ensure, eventually};
+use super::images::{self, BUSYBOX};
+
+/// The driver's name as a swarm wants it.
+const DRIVER: &str = "weft2:latest";
+
+/// Two hosts in one swarm, a router and the plugin on each; node01 is the manager.
+#[track_caller]
+fn swarm() -> Bed {
+    let bed = Bed::up(2);
+    // Docker looks for a newer image first; here the look-up of the registry's name fails at once.
+    bed.on_all(|bed, host| {
+        bed.sh(host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
+    });
+    bed.ok("node01", &["weft", "launch"]);
+    bed.ok("node02", &["weft", "launch", "node01"]);
+    bed.ok(
+        "node01",
+        &["docker", "swarm", "init", "--advertise-addr", "10.77.0.1"],
+    );
+    let token = bed.ok("node01", &["docker", "swarm", "join-token", "-q", "worker"]);
+    bed.ok(
+        "node02",
+        &[
+            "docker",
+            "swarm",
+            "join",
+            "--token",
+            token.trim(),
+            "10.77.0.1:2377",
+        ],
+    );
+    let small = images::stripped();
+    bed.on_all(|bed, host| {
+        let folder = bed.path(host, "/run/small");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(small.path().join("weft"), folder.join("weft")).unwrap();
+        bed.ok(host, &["/run/small/weft", "setup", "docker-plugin"]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    });
+    // Until then the manager gives a node no task that wants the plugin.
+    for host in bed.names() {
+        eventually(
+            &format!("the manager knows of the plugin on {host}"),
+            PATIENCE,
+            || {
+                let plugins = [
+                    "docker",
+                    "node",
+                    "inspect",
+                    "-f",
+                    "{{.Description.Engine.Plugins}}",
+                    &host,
+                ];
+                let listed = bed.on("node01", &plugins);
+                ensure(listed.printed.contains(DRIVER), format!("{listed:?}"))
+            },
+        );
+    }
+    bed
+}
+
+/// The names of a service's containers on a host.
+fn tasks(bed: &Bed, host: &str, service: &str) -> Vec<String> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    let list = bed.on(
+        host,
+        &["docker", "ps", "-f", &filter, "--format", "{{.Names}}"],
+    );
+    list.printed.lines().map(str::to_owned).collect()
+}
+
+/// Waits until a service has one task on each host, and gives back their names.
+#[track_caller]
+fn one_on_each(bed: &Bed, service: &str) -> [String; 2] {
+    eventually(&format!("{service} runs on both hosts"), PATIENCE, || {
+        let running = ["node01", "node02"].map(|host| tasks(bed, host, service));
+        let told = || {
+            bed.on(
+                "node01",
+                &["docker", "service", "ps", "--no-trunc", service],
+            )
+        };
+        match running {
+            [one, other] if one.len() == 1 && other.len() == 1 => {
+                Ok([one[0].clone(), other[0].clone()])
+            }
+            other => Err(format!("{other:?} {:?}", told())),
+        }
+    })
+}
+
+#[test]
+fn tasks_of_a_swarm_on_two_hosts_reach_each_other_by_name_and_the_internet() {
+    let bed = swarm();
+    let create = "docker network create --driver=weft2:latest --ipam-driver=weft2:latest --attachable weavenet1";
+    bed.sh("node01", create);
+    let serve = |name: &str| {
+        let create = format!(
+            "docker service create -d --name {name} --endpoint-mode dnsrr --replicas 2 \
+             --placement-pref spread=node.id --network weavenet1 --no-resolve-image {BUSYBOX} tail -f /dev/null"
+        );
+        bed.sh("node01", &create);
+    };
+    serve("web");
+    serve("db");
+    let web = one_on_each(&bed, "web");
+    let db = one_on_each(&bed, "db");
+    let inside = bed.ok(
+        "node02",
+        &["docker", "exec", &web[1], "ip", "-4", "-o", "addr"],
+    );
+    assert!(inside.contains("ethwe0"), "{inside}");
+    assert!(inside.contains("/12"), "{inside}");
+    // By the service's name, by the other task's, from either side.
+    for (host, from, to) in [
+        ("node01", &web[0], "db"),
+        ("node02", &web[1], "db"),
+        ("node01", &db[0], web[1].as_str()),
+        ("node02", &db[1], web[0].as_str()),
+    ] {
+        bed.pings(host, from, to);
+    }
+    bed.pings("node02", &web[1], INTERNET);
+    let addresses = bed.ok("node01", &["docker", "exec", &web[0], "nslookup", "db"]);
+    assert_eq!(
+        addresses.matches("Name:").count(),
+        2,
+        "not both tasks: {addresses}"
+    );
+
+    // A container by hand, and one that is on weft without the swarm: they find the services too.
+    let run = format!("docker run -d --name hand --network weavenet1 {BUSYBOX} sleep infinity");
+    bed.sh("node02", &run);
+    bed.pings("node02", "hand", &web[0]);
+    for name in ["web", "db", "hand"] {
+        eventually(&format!("weft knows {name}"), SOON, || {
+            let found = bed.on("node01", &["weft", "dns-lookup", name]);
+            let count = found.printed.split_whitespace().count();
+            ensure(
+                count == if name == "hand" { 1 } else { 2 },
+                format!("{found:?}"),
+            )
+        });
+    }
+    goes_without_a_trace(&bed);
+}
+
+/// Everything is removed again, and so are the addresses.
+#[track_caller]
+fn goes_without_a_trace(bed: &Bed) {
+    bed.ok("node02", &["docker", "rm", "-f", "hand"]);
+    bed.ok("node01", &["docker", "service", "rm", "web", "db"]);
+    eventually("no task is left", PATIENCE, || {
+        let left = ["node01", "node02"].map(|host| bed.ok(host, &["docker", "ps", "-aq"]));
+        ensure(left.concat().trim().is_empty(), left.concat())
+    });
+    eventually("the network is removed", PATIENCE, || {
+        let removed = bed.on("node01", &["docker", "network", "rm", "weavenet1"]);
+        ensure(removed.code == Some(0), removed.said)
+    });
+    for host in bed.names() {
+        eventually("no address is held, no name is left", PATIENCE, || {
+            let holders = bed.ok(&host, &["weft", "report", "--format", "{{ipam.holders}}"]);
+            let names = bed.ok(&host, &["weft", "report", "--format", "{{dns.entries}}"]);
+            ensure(
+                holders.trim() == "[]" && names.trim() == "[]",
+                format!("{holders} {names}"),
+            )
+        });
+        eventually("the plugin is removed", PATIENCE, || {
+            let undone = bed.on(&host, &["weft", "setup", "docker-plugin", "--undo"]);
+            ensure(undone.code == Some(0), undone.said)
+        });
+        let left = bed.ok(&host, &["docker", "plugin", "ls"]);
+        assert!(!left.contains(DRIVER), "{left}");
+    }
+}
