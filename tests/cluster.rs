@@ -12,9 +12,10 @@
 //! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
 //! * `gossip.rs`: what each peer says of itself, exchanged between neighbours.
 //! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
-//! * `scenarios.rs`, `pools.rs`, `chaos.rs`, `broken.rs`: the tests.
+//! * `scenarios.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `broken.rs`: the same
+//!   with a rule switched off; `seeds.rs`: many such runs, counted.
 //!
-//! `WEFT_SEEDS=N cargo test --test cluster` runs more seeds; a failing one prints how to replay it.
+//! `cargo xtask sim` (the crate `sim`) runs the same with many more seeds, and one of them alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,6 +29,8 @@
 mod broken;
 #[path = "cluster/chaos.rs"]
 mod chaos;
+#[path = "cluster/clock.rs"]
+mod clock;
 #[path = "cluster/crossings.rs"]
 mod crossings;
 #[path = "cluster/dataplane.rs"]
@@ -42,6 +45,8 @@ mod peer;
 mod pools;
 #[path = "cluster/scenarios.rs"]
 mod scenarios;
+#[path = "cluster/seeds.rs"]
+mod seeds;
 #[path = "cluster/settled.rs"]
 mod settled;
 #[path = "cluster/underlay.rs"]

@@ -45,8 +45,10 @@ impl World {
             }
         }
         self.plan_look(n);
+        let deadline = self.peers[n].deadline();
+        let due = deadline.map(|(at, _)| self.by_our_clock(n, at));
         let peer = &mut self.peers[n];
-        peer.due = peer.deadline().map(|(at, _)| at);
+        peer.due = due;
         if peer.up.as_ref().is_some_and(|up| up.stale) {
             self.replace_forwarding(n);
         }
@@ -54,8 +56,9 @@ impl World {
 
     fn crash(&mut self, n: usize, lost: Option<IpamEvent>) {
         if let Some(IpamEvent::Persist(_)) = lost {
-            self.model.lost_writes += 1;
+            self.fault("write lost");
         }
+        self.fault("killed before an effect");
         let silently = self.chance(500);
         self.kill(n, silently);
         let down = std::time::Duration::from_millis(self.random(5_000));
@@ -67,7 +70,7 @@ impl World {
     }
 
     fn on_router(&mut self, n: usize, event: Event) {
-        let now = self.now;
+        let now = self.clock(n);
         match event {
             Event::Dial { conn, target } => self.dial(self.end(n, conn), &target),
             Event::Transmit { conn, bytes } => self.transmit(self.end(n, conn), bytes),
@@ -90,6 +93,8 @@ impl World {
                     conn,
                     peer,
                     session,
+                    suite: key.suite,
+                    key: key.key,
                 };
                 let before = self.up(n).receivers.insert(key.receiver, receiver);
                 assert!(before.is_none(), "a session number is used twice");
@@ -161,7 +166,7 @@ impl World {
     }
 
     fn on_ipam(&mut self, n: usize, event: IpamEvent) {
-        let now = self.now;
+        let now = self.clock(n);
         match event {
             IpamEvent::Persist(saved) => {
                 if self.broken != Broken::ForgetfulDisk {
@@ -173,7 +178,9 @@ impl World {
             IpamEvent::Answer { id, result } => self.note_answer(n, id, result),
             IpamEvent::Send { to, bytes } => {
                 let lost = self.net.weather.message_loss;
-                if !self.chance(lost) {
+                if self.chance(lost) {
+                    self.fault("message lost");
+                } else {
                     // No way there is like a message that is lost on the way.
                     let _ = self.up(n).router.send(to, bytes, now);
                 }
@@ -221,7 +228,7 @@ impl World {
             Change::Published { peer, entry } => self.on_published(n, peer, entry),
             Change::Withdrawn { peer, entry } => self.on_withdrawn(n, peer, &entry),
             Change::Dead { peer } => {
-                let now = self.now;
+                let now = self.clock(n);
                 let up = self.up(n);
                 up.info.remove(&peer);
                 up.links.remove(&peer);
@@ -235,7 +242,7 @@ impl World {
     }
 
     fn on_published(&mut self, n: usize, peer: PeerName, entry: Entry) {
-        let now = self.now;
+        let now = self.clock(n);
         match entry {
             Entry::Peer(info) => {
                 self.up(n).info.insert(peer, info);
@@ -309,7 +316,7 @@ impl World {
     }
 
     fn tell_links(&mut self, n: usize, peer: PeerName) {
-        let now = self.now;
+        let now = self.clock(n);
         let up = self.up(n);
         let Some(info) = up.info.get(&peer) else {
             return;
@@ -323,7 +330,7 @@ impl World {
     }
 
     fn tell_addresses(&mut self, n: usize, peer: PeerName) {
-        let now = self.now;
+        let now = self.clock(n);
         if peer == self.peers[n].name {
             return;
         }

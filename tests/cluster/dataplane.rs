@@ -11,6 +11,7 @@ use weft_router::flood::Seen;
 use weft_router::macs::{Learned, Location, MacView};
 use weft_router::session::{OpenError, RecvSession, SendSession};
 use weft_router::switch::{self, Captured, Flooded, Received, View};
+use weft_wire::control::Suite;
 use weft_wire::message::{
     FloodHeader, HOP_LIMIT, Heartbeat, Message, PROBE_LEN, Probe, UnicastHeader,
 };
@@ -25,6 +26,16 @@ pub(crate) struct Receiver {
     pub(crate) conn: ConnId,
     pub(crate) peer: PeerName,
     pub(crate) session: RecvSession,
+    /// What the session was made from.
+    pub(crate) suite: Suite,
+    pub(crate) key: [u8; 32],
+}
+
+impl Receiver {
+    /// The session as if nothing had been received.
+    fn forgetful(&self) -> RecvSession {
+        RecvSession::new(self.suite, &self.key)
+    }
 }
 
 #[derive(Clone)]
@@ -151,16 +162,18 @@ impl World {
     }
 
     fn open(&mut self, n: usize, from: SocketAddr, bytes: &mut [u8]) -> Result<(), DropReason> {
-        let (now, broken) = (self.now, self.broken);
+        let (now, broken) = (self.clock(n), self.broken);
         let us = self.peers[n].name;
         let up = self.peers[n].up.as_mut().unwrap();
         let header = Header::parse(bytes).map_err(|_| DropReason::MalformedPacket)?;
         let receiver = up.receivers.get_mut(&header.receiver);
         let receiver = receiver.ok_or(DropReason::UnknownReceiver)?;
-        let message = receiver
-            .session
-            .open(bytes)
-            .map_err(OpenError::drop_reason)?;
+        let mut forgetful = None;
+        let session = match broken {
+            Broken::NoReplayWindow => forgetful.insert(receiver.forgetful()),
+            _ => &mut receiver.session,
+        };
+        let message = session.open(bytes).map_err(OpenError::drop_reason)?;
         let (conn, peer) = (receiver.conn, receiver.peer);
         let message = Message::parse(message).map_err(|_| DropReason::MalformedPacket)?;
         let accepts = up.forwarding.neighbours.contains_key(&peer);
@@ -295,7 +308,7 @@ impl World {
 
     /// A frame came from there: learned if the table does not have it so.
     fn see(&mut self, n: usize, mac: MacAddr, at: PeerName) {
-        let (now, us) = (self.now, self.peers[n].name);
+        let (now, us) = (self.clock(n), self.peers[n].name);
         let up = self.peers[n].up.as_mut().unwrap();
         let location = match at == us {
             true => Location::Local,
@@ -311,7 +324,7 @@ impl World {
     }
 
     pub(crate) fn age_macs(&mut self, n: usize) {
-        let now = self.now;
+        let now = self.clock(n);
         if let Some(up) = &mut self.peers[n].up {
             up.stale |= !up.macs.age_out(now).is_empty();
         }

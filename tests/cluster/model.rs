@@ -5,6 +5,7 @@
 //! * A frame is delivered once by each peer at the most, and unchanged; no container hears another
 //!   one speak from its own address.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_dns::Domain;
@@ -15,6 +16,8 @@ use crate::world::World;
 
 #[derive(Default)]
 pub(crate) struct Model {
+    /// How many comparisons with what should be were made.
+    pub(crate) checks: Cell<u64>,
     pub(crate) containers: Vec<Container>,
     /// Containers that ended.
     pub(crate) gone: BTreeSet<usize>,
@@ -27,7 +30,6 @@ pub(crate) struct Model {
     pub(crate) refusals: BTreeMap<usize, BTreeSet<String>>,
     pub(crate) drops: BTreeMap<usize, u64>,
     pub(crate) relayed: u64,
-    pub(crate) lost_writes: u64,
     pub(crate) conflicts: u64,
     pub(crate) taken_over: u64,
     /// Frames sent, and how often each run of a peer delivered each.
@@ -54,6 +56,10 @@ pub(crate) fn domain() -> Domain {
 }
 
 impl Model {
+    pub(crate) fn checked(&self, times: usize) {
+        self.checks.set(self.checks.get() + times as u64);
+    }
+
     pub(crate) fn add_container(&mut self, host: usize, subnet: Option<Cidr>) -> usize {
         let c = self.containers.len();
         let [high, low] = u16::try_from(c).unwrap().to_be_bytes();
@@ -143,6 +149,7 @@ impl World {
             .holders()
             .map(|(c, addr, _)| (c.clone(), addr))
             .collect();
+        self.model.checked(self.model.holding.len());
         for ((at, container), addr) in &self.model.holding {
             assert!(
                 *at != n || held.contains(&(container.clone(), *addr)),
@@ -199,6 +206,7 @@ impl World {
 
     fn check_unique(&self, where_: &str, counts: impl Fn(usize, Addr) -> bool) {
         let mut users = BTreeMap::new();
+        self.model.checked(self.model.holding.len());
         for (who, addr) in &self.model.holding {
             if !counts(who.0, *addr) {
                 continue;
@@ -277,6 +285,7 @@ impl World {
     pub(crate) fn note_delivery(&mut self, n: usize, bytes: &[u8]) {
         let id = u64::from_be_bytes(*bytes.last_chunk().unwrap());
         let id = usize::try_from(id).unwrap();
+        self.model.checked(3);
         assert_eq!(
             self.model.frames.get(id).map(Vec::as_slice),
             Some(bytes),

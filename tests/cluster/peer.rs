@@ -17,6 +17,7 @@ use weft_router::{Config, ConnId, Identity, Psk, Router, Target};
 use weft_wire::packet::ReceiverIndex;
 use weft_wire::{Nickname, PeerName, PeerUid};
 
+use crate::clock::Clock;
 use crate::dataplane::{Forwarding, Receiver};
 use crate::gossip::{Gossip, INTERVAL};
 use crate::underlay::PORT;
@@ -41,6 +42,7 @@ pub(crate) struct Peer {
     pub(crate) settings: Settings,
     identity: Identity,
     pub(crate) name: PeerName,
+    pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     /// Counts the runs, so that nothing meant for one reaches another.
     pub(crate) run: u64,
@@ -115,6 +117,7 @@ impl Peer {
             settings,
             name: identity.peer_name(),
             identity,
+            clock: Clock::RIGHT,
             disk: Disk::default(),
             run: 0,
             is_dark: false,
@@ -125,9 +128,10 @@ impl Peer {
 
     /// Another one on the same host.
     pub(crate) fn replace(&mut self, settings: Settings, rng: &mut ChaCha20Rng) {
-        let (run, is_dark) = (self.run, self.is_dark);
+        let (run, is_dark, clock) = (self.run, self.is_dark, self.clock);
         *self = Self {
             run,
+            clock,
             is_dark,
             ..Self::new(settings, rng)
         };
@@ -205,9 +209,9 @@ impl Peer {
 impl World {
     /// Starts a peer from its disk, as `src/start.rs` does.
     pub(crate) fn boot(&mut self, n: usize) {
-        let now = self.now;
+        let now = self.clock(n);
         let uid = PeerUid(self.rng.next_u64());
-        let started = STARTED + (now - self.start).as_secs();
+        let started = STARTED + (self.now - self.start).as_secs() - self.peers[n].clock.late;
         let (router_seed, ipam_seed) = (self.seed_bytes(), self.seed_bytes());
         let flood_start = self.rng.next_u32();
         let peer = &mut self.peers[n];

@@ -8,6 +8,7 @@ use weft_ipam::Allocator;
 use weft_router::ConnectionState;
 use weft_router::routes::Routes;
 
+use crate::clock::Clock;
 use crate::world::World;
 
 /// A frame on its way.
@@ -18,7 +19,7 @@ struct Sent {
 }
 
 /// The longest wait between two dials is 90 s, and gossip takes a peer for dead after 15 s.
-const BOUND_SECS: u64 = 150;
+const BOUND: Duration = Duration::from_secs(150);
 /// How often somebody looks after peers that are gone for good.
 const OPERATOR: Duration = Duration::from_secs(20);
 
@@ -28,13 +29,15 @@ impl World {
         let began = self.now;
         let mut why = self.unsettled();
         let mut operator = began + OPERATOR;
+        let slowest = self.peers.iter().map(|peer| peer.clock.rate).min();
+        let bound = BOUND * Clock::RIGHT.rate / slowest.unwrap_or(Clock::RIGHT.rate);
         while let Some(reason) = &why {
             if self.now >= operator {
                 operator += OPERATOR;
                 self.remove_lost(0);
             }
             assert!(
-                self.now - began < Duration::from_secs(BOUND_SECS),
+                self.now - began < bound,
                 "not settled: {reason} {}",
                 self.replay()
             );
@@ -71,6 +74,7 @@ impl World {
     fn first_lack(&self, leftovers: bool) -> Option<String> {
         for group in self.joined() {
             for a in group.iter().filter(|n| self.peers[**n].up.is_some()) {
+                self.model.checked(4);
                 let all = [
                     self.lacks_connections(*a, &group),
                     self.lacks_addresses(*a, &group),
@@ -264,6 +268,7 @@ impl World {
     }
 
     fn check_arrived(&self, sent: &Sent) {
+        self.model.checked(self.peers.len() - 1);
         for n in (0..self.peers.len()).filter(|n| *n != sent.from) {
             let times = self.model.deliveries(sent.frame, n, self.peers[n].run);
             let should = u64::from(sent.to.contains(&n));

@@ -131,14 +131,18 @@ impl World {
             return;
         }
         let failures = self.net.weather.dial_failures;
-        if self.peers[to].up.is_none() || self.chance(failures) {
+        let fails = self.chance(failures);
+        if fails {
+            self.fault("dial failed");
+        }
+        if self.peers[to].up.is_none() || fails {
             let delay = self.delay();
             let why = "connection refused".to_owned();
             return self.later(delay, Delivery::DialFailed(end, why));
         }
         let port = 40_000 + u16::try_from(end.2.0 % 20_000).unwrap();
         let remote = SocketAddr::new(address(from).ip(), port);
-        let now = self.now;
+        let now = self.clock(to);
         let run = self.peers[to].run;
         let router = &mut self.peers[to].up.as_mut().unwrap().router;
         let accepted = router.handle_accepted(remote, now);
@@ -156,7 +160,7 @@ impl World {
     pub(crate) fn dial_failed(&mut self, end: End, why: String) {
         if self.net.dialling.remove(&end) {
             self.close(end);
-            let now = self.now;
+            let now = self.clock(end.0);
             self.tell_router(end, |router| router.handle_dial_failed(end.2, why, now));
         }
     }
@@ -219,7 +223,7 @@ impl World {
     }
 
     fn read(&mut self, from: End, to: End, item: Item) {
-        let now = self.now;
+        let now = self.clock(to.0);
         let is_end = matches!(item, Item::End(_));
         if is_end {
             self.net.pipes.remove(&from);
@@ -251,7 +255,7 @@ impl World {
     }
 
     fn closed(&mut self, end: End, why: &str) {
-        let now = self.now;
+        let now = self.clock(end.0);
         self.tell_router(end, |router| {
             router.handle_closed(end.2, why.to_owned(), now)
         });
@@ -293,6 +297,11 @@ impl World {
             true => 0,
             false => 1 + u64::from(self.chance(weather.repeat)),
         };
+        match copies {
+            0 => self.fault("datagram lost"),
+            1 => {}
+            _ => self.fault("datagram repeated"),
+        }
         for _ in 0..copies {
             let delay = self.delay();
             self.later(delay, Delivery::Datagram(from, to, bytes.to_vec()));

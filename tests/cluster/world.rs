@@ -23,8 +23,8 @@ use crate::underlay::{End, Underlay};
 
 pub(crate) struct World {
     seed: u64,
-    /// Whether the seed alone says what happens.
-    pub(crate) is_chaos: bool,
+    /// Whether it is one of the stories that a seed alone tells.
+    pub(crate) is_story: bool,
     pub(crate) now: Instant,
     pub(crate) start: Instant,
     pub(crate) rng: ChaCha20Rng,
@@ -32,6 +32,10 @@ pub(crate) struct World {
     pub(crate) net: Underlay,
     pub(crate) model: Model,
     pub(crate) broken: Broken,
+    /// How often each kind of fault was made.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Whether clocks run at rates and show times of their own.
+    pub(crate) wrong_clocks: bool,
     /// A pool that peers make while they run, in some runs.
     pub(crate) second_pool: Option<Cidr>,
     /// Peers that are gone for good.
@@ -64,7 +68,7 @@ impl World {
         let now = Instant::now();
         Self {
             seed,
-            is_chaos: false,
+            is_story: false,
             now,
             start: now,
             rng: ChaCha20Rng::seed_from_u64(seed),
@@ -72,6 +76,8 @@ impl World {
             net: Underlay::default(),
             model: Model::default(),
             broken: Broken::Nothing,
+            faults: BTreeMap::new(),
+            wrong_clocks: false,
             second_pool: None,
             lost: Vec::new(),
             crashes: 0,
@@ -96,6 +102,10 @@ impl World {
     pub(crate) fn add(&mut self, settings: Settings) -> usize {
         let n = self.peers.len();
         self.peers.push(Peer::new(settings, &mut self.rng));
+        if self.wrong_clocks {
+            self.fault("wrong clock");
+            self.peers[n].clock = self.wrong_clock();
+        }
         self.boot(n);
         n
     }
@@ -125,6 +135,10 @@ impl World {
     pub(crate) fn at(&mut self, at: Instant, delivery: Delivery) {
         self.made += 1;
         self.queue.insert((at, self.made), delivery);
+    }
+
+    pub(crate) fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
     }
 
     pub(crate) fn run(&mut self, duration: Duration) {
@@ -164,6 +178,7 @@ impl World {
         let now = self.now;
         for n in 0..self.peers.len() {
             if self.peers[n].due.is_some_and(|due| due <= now) {
+                let now = self.clock(n);
                 if let Some(up) = &mut self.peers[n].up {
                     up.router.handle_timeout(now);
                     up.ipam.handle_timeout(now);
@@ -217,7 +232,7 @@ impl World {
     }
 
     fn gossip_look(&mut self, n: usize, run: u64) {
-        let now = self.now;
+        let now = self.clock(n);
         let Some(up) = self.peers[n].running(run) else {
             return;
         };
@@ -243,7 +258,7 @@ impl World {
     }
 
     pub(crate) fn post(&mut self, n: usize, out: Vec<(PeerName, Envelope)>) {
-        let now = self.now;
+        let now = self.clock(n);
         for (to, envelope) in out {
             self.made += 1;
             let number = self.made;
@@ -294,7 +309,7 @@ impl World {
 
     /// `weft rmpeer` for every peer that is gone for good.
     pub(crate) fn remove_lost(&mut self, n: usize) {
-        let now = self.now;
+        let now = self.clock(n);
         for lost in self.lost.clone() {
             if let Some(up) = &mut self.peers[n].up {
                 self.model.taken_over += up.ipam.take_over(lost, now);
@@ -305,7 +320,7 @@ impl World {
 
     /// Ends in order, as `weft stop` does.
     pub(crate) fn stop(&mut self, n: usize) {
-        let now = self.now;
+        let now = self.clock(n);
         let Some(up) = &mut self.peers[n].up else {
             return;
         };
@@ -322,7 +337,7 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, n: usize, to: usize) {
-        let now = self.now;
+        let now = self.clock(n);
         let target: Target = format!("n{to}").parse().unwrap();
         if let Some(up) = &mut self.peers[n].up {
             up.router.connect(&[target], false, now);
@@ -346,8 +361,8 @@ impl World {
 
     /// Asks for a container's address, again if the asker was cut off by a crash.
     pub(crate) fn ask(&mut self, c: usize) {
-        let now = self.now;
         let (n, container) = self.model.who(c);
+        let now = self.clock(n);
         if self.peers[n].up.is_none() || self.model.is_asked(c) {
             return;
         }
@@ -365,8 +380,8 @@ impl World {
 
     /// Ends a container, as `weft detach` does.
     pub(crate) fn remove(&mut self, c: usize) {
-        let now = self.now;
         let (n, container) = self.model.who(c);
+        let now = self.clock(n);
         let Some(up) = &mut self.peers[n].up else {
             return;
         };
@@ -394,11 +409,13 @@ impl World {
     pub(crate) fn replay(&self) -> String {
         let after = self.now - self.start;
         let seed = self.seed;
-        match self.is_chaos {
-            true => {
-                format!("after {after:?}; WEFT_SEED={seed} cargo test --test cluster -- replay")
+        match (self.is_story, self.broken) {
+            (false, _) => format!("after {after:?}, seed {seed}"),
+            (true, Broken::Nothing) => format!("after {after:?}; cargo xtask sim --seed {seed}"),
+            (true, broken) => {
+                let rule = broken.rule();
+                format!("after {after:?}; cargo xtask sim --seed {seed} --break {rule}")
             }
-            false => format!("after {after:?}, seed {seed}"),
         }
     }
 }

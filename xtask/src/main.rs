@@ -15,6 +15,11 @@ cargo xtask test    all tests (as root: with real network namespaces)
 cargo xtask docker [NAME]
                     weft with real Docker daemons, three hosts on this machine (root); only scenarios
                     with NAME in theirs, if it is given
+cargo xtask sim [--seeds N] [--seed S] [--break RULE]
+                    the simulated cluster under faults: 1000 seeds, N, or one alone; with a rule
+                    switched off it must fail
+cargo xtask chaos [--minutes M] [--seed S]
+                    real routers in namespaces, broken at random (root)
 cargo xtask lint    fmt, clippy, docs, deny, the unit for systemd
 cargo xtask fuzz [SECONDS]
                     run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
@@ -35,6 +40,8 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["docker"] => docker(""),
         ["docker", name] => docker(name),
+        ["sim", more @ ..] => sim(more),
+        ["chaos", more @ ..] => chaos(more),
         ["lint"] => lint(),
         ["fuzz"] => fuzz("60"),
         ["fuzz", seconds] => fuzz(seconds),
@@ -55,6 +62,26 @@ fn main() -> ExitCode {
 fn test() -> Result<(), String> {
     install_packages(&[("nft", "nftables"), ("iptables", "iptables")])?;
     run(cargo("tests", "test --workspace --locked"))
+}
+
+/// The simulated cluster, see `tests/cluster.rs`. What it prints last is the last that is printed.
+fn sim(more: &[&str]) -> Result<(), String> {
+    let mut step = cargo("sim", "run --release --quiet --locked --package sim --");
+    step.command
+        .extend(more.iter().map(|word| (*word).to_owned()));
+    to_the_end(&step)
+}
+
+/// Faults in real namespaces, see `tests/chaos.rs`.
+fn chaos(more: &[&str]) -> Result<(), String> {
+    if !is_root() {
+        return Err("its hosts are network namespaces: run it as root".into());
+    }
+    install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
+    let mut step = cargo("chaos", "test --quiet --locked --test chaos --");
+    step.command
+        .extend(more.iter().map(|word| (*word).to_owned()));
+    to_the_end(&step)
 }
 
 /// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
@@ -166,18 +193,23 @@ fn cargo(name: &'static str, args: &str) -> Step {
 }
 
 fn run(step: Step) -> Result<(), String> {
+    let started = Instant::now();
+    let done = to_the_end(&step);
+    println!("== {}: {:.0} s", step.name, started.elapsed().as_secs_f64());
+    done
+}
+
+fn to_the_end(step: &Step) -> Result<(), String> {
     let (program, args) = step
         .command
         .split_first()
         .ok_or("a step without a command")?;
     println!("== {}: {}", step.name, step.command.join(" "));
-    let started = Instant::now();
     let status = Command::new(program)
         .args(args)
-        .envs(step.env)
+        .envs(step.env.iter().copied())
         .status()
         .map_err(|e| format!("{program}: {e}"))?;
-    println!("== {}: {:.0} s", step.name, started.elapsed().as_secs_f64());
     if status.success() {
         Ok(())
     } else {
