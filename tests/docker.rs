@@ -11,6 +11,8 @@
 // The whole file is a test, which clippy knows of functions with the attribute only.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "docker/absence.rs"]
+mod absence;
 #[path = "docker/bed.rs"]
 mod bed;
 #[path = "docker/command.rs"]
@@ -21,6 +23,8 @@ mod images;
 mod names;
 #[path = "docker/networks.rs"]
 mod networks;
+#[path = "docker/overhead.rs"]
+mod overhead;
 #[path = "docker/plain.rs"]
 mod plain;
 #[path = "docker/routers.rs"]

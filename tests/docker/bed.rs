@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -173,6 +174,12 @@ impl Bed {
     /// Starts a host's dockerd and waits until it answers.
     #[track_caller]
     pub(crate) fn start_docker(&self, host: &str) {
+        self.start_docker_within(host, SOON);
+    }
+
+    /// The same, with so much time for it.
+    #[track_caller]
+    pub(crate) fn start_docker_within(&self, host: &str, patience: Duration) {
         let this = self.host(host);
         // A daemon that was killed leaves these, and the next would refuse to start.
         for left in ["docker.pid", "docker/containerd/containerd.pid"] {
@@ -190,8 +197,9 @@ impl Bed {
             .stdout(log.try_clone().unwrap());
         let mut child = command.stderr(log).spawn().unwrap();
         thread::spawn(move || child.wait());
-        eventually(&format!("dockerd answers on {host}"), SOON, || {
-            let answer = self.on(host, &["docker", "version"]);
+        eventually(&format!("dockerd answers on {host}"), patience, || {
+            // Not for long: a daemon that is starting takes the call and answers when it is done.
+            let answer = self.on(host, &["timeout", "5", "docker", "version"]);
             ensure(
                 answer.code == Some(0),
                 format!("{answer:?}\n{}", self.docker_log(host)),

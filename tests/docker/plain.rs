@@ -229,12 +229,50 @@ fn what_docker_prints_is_the_same_through_the_proxy() {
         "docker run -d --name a busybox sh -c 'read x < /run/fifo 2>/dev/null; sleep 0.5; echo said' >/dev/null; docker attach a; docker wait a; docker rm a",
         "DOCKER_BUILDKIT=0 docker build -q /run/b >/dev/null && docker save busybox | wc -c",
         "since=$(date +%s); docker run --rm --name e busybox true; timeout 20 docker events --since $since --until $(($(date +%s) + 1)) --filter container=e --format '{{.Action}}'",
+        "mkdir -p /run/c && cd /run/c && printf 'services:\\n  web:\\n    image: busybox\\n    command: sleep infinity\\n    stop_grace_period: 1s\\n' > docker-compose.yml && docker-compose up -d && docker-compose ps && docker-compose exec -T web cat /etc/passwd && docker-compose down",
         "docker inspect none; docker run --rm nosuchimage@sha256:0 2>&1; echo $?",
     ] {
         let plain = bed.sh("node01", &format!("exec 2>&1; {line}; true"));
         let through = led(&bed, "node01", &format!("exec 2>&1; {line}; true"));
         assert_eq!(through, plain, "{line}");
     }
+}
+
+#[test]
+fn services_of_compose_find_each_other_across_hosts() {
+    let bed = hosts_set_up(2, &[]);
+    for (host, service) in [("node01", "web"), ("node02", "db")] {
+        let file =
+            format!("services:\n  {service}:\n    image: {BUSYBOX}\n    command: sleep infinity\n");
+        bed.sh(host, "mkdir /run/shop");
+        std::fs::write(bed.path(host, "/run/shop/docker-compose.yml"), file).unwrap();
+        let scale = format!("cd /run/shop && docker-compose up -d --scale {service}=2");
+        led(&bed, host, &scale);
+    }
+    bed.pings("node02", "shop_db_1", "web");
+    bed.pings("node01", "shop_web_2", "db");
+    let found = bed.ok("node01", &["weft", "dns-lookup", "db"]);
+    assert_eq!(found.split_whitespace().count(), 2, "{found}");
+    led(
+        &bed,
+        "node02",
+        "cd /run/shop && docker-compose restart -t 0",
+    );
+    bed.pings("node01", "shop_web_1", "db");
+    led(&bed, "node02", "cd /run/shop && docker-compose down -t 0");
+    bed.on("node02", &["weft", "dns-lookup", "db"]).failure();
+    let holders = bed.ok(
+        "node02",
+        &["weft", "report", "--format", "{{ipam.holders}}"],
+    );
+    // The names went with the containers; the addresses go with what Docker no longer has.
+    eventually("their addresses are free again", PATIENCE, || {
+        let now = bed.ok(
+            "node02",
+            &["weft", "report", "--format", "{{ipam.holders}}"],
+        );
+        ensure(now.trim() == "[]", format!("{holders} {now}"))
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::images::{self, BUSYBOX};
 /// How README.md says the router is run as a container, between `docker run` and the image.
 const RIGHTS: &str = "--net=host --pid=host --cap-add NET_ADMIN --cap-add SYS_ADMIN --device /dev/net/tun \
     --security-opt systempaths=unconfined -v /run/weft:/run/weft -v /var/lib/weft:/var/lib/weft \
-    -v /run/netns:/run/netns -v /var/run/docker.sock:/var/run/docker.sock";
+    -v /run/netns:/run/netns -v /run/docker/plugins:/run/docker/plugins -v /var/run/docker.sock:/var/run/docker.sock";
 /// How a container is told to ask weft for names.
 pub(crate) const DNS: [&str; 4] = ["--dns", "169.254.67.83", "--dns-search", "weft.local"];
 
@@ -37,6 +37,14 @@ fn containers_on_three_hosts_find_each_other_by_name_with_routers_of_both_kinds(
             bed.pings(&host, &container, &format!("app0{to}.weft.local"));
         }
     }
+    // The plugin is in the router's container too.
+    eventually("Docker has the network weft", SOON, || {
+        let found = bed.on("node03", &["docker", "network", "inspect", "weft"]);
+        ensure(found.code == Some(0), found.said)
+    });
+    start_container(&bed, "node03", "app04", &["--net=weft"]);
+    bed.pings("node01", "app01", "app04");
+    bed.pings("node03", "app04", "app01");
 }
 
 #[test]

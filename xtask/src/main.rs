@@ -20,6 +20,8 @@ cargo xtask sim [--seeds N] [--seed S] [--break RULE]
                     switched off it must fail
 cargo xtask chaos [--minutes M] [--seed S]
                     real routers in namespaces, broken at random (root)
+cargo xtask docker-bench
+                    how much longer `docker run` takes with weft (root, some minutes)
 cargo xtask lint    fmt, clippy, docs, deny, the unit for systemd
 cargo xtask fuzz [SECONDS]
                     run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["docker", name] => docker(name),
         ["sim", more @ ..] => sim(more),
         ["chaos", more @ ..] => chaos(more),
+        ["docker-bench"] => docker_bench(),
         ["lint"] => lint(),
         ["fuzz"] => fuzz("60"),
         ["fuzz", seconds] => fuzz(seconds),
@@ -86,25 +89,38 @@ fn chaos(more: &[&str]) -> Result<(), String> {
 
 /// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
 fn docker(name: &str) -> Result<(), String> {
+    needs_docker()?;
+    let args = format!("test --locked --test docker -- --test-threads=2 {name}");
+    run(cargo("docker", &args))
+}
+
+/// A measurement on one of their hosts, with an optimised program.
+fn docker_bench() -> Result<(), String> {
+    needs_docker()?;
+    let args = "test --release --locked --test docker -- --ignored --nocapture overhead";
+    run(cargo("docker run", args))
+}
+
+fn needs_docker() -> Result<(), String> {
     if !is_root() {
         return Err(
             "the hosts of this test are namespaces with Docker in them: run it as root".into(),
         );
     }
     install_packages(DOCKER_NEEDS)?;
-    if let Some((program, package)) = DOCKER_NEEDS.iter().find(|(program, _)| !has(program)) {
-        return Err(format!(
+    match DOCKER_NEEDS.iter().find(|(program, _)| !has(program)) {
+        None => Ok(()),
+        Some((program, package)) => Err(format!(
             "there is no {program} (Debian's {package}): install it"
-        ));
+        )),
     }
-    let args = format!("test --locked --test docker -- --test-threads=2 {name}");
-    run(cargo("docker", &args))
 }
 
 /// What the hosts and images of `tests/docker.rs` are made with.
 const DOCKER_NEEDS: &[(&str, &str)] = &[
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
+    ("docker-compose", "docker-compose"),
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("tini", "tini"),
