@@ -12,6 +12,7 @@ use weft_api::Cidr as ApiCidr;
 use weft_cli::LaunchArgs;
 use weft_cli::launch::IpallocInit;
 use weft_dns::Domain;
+use weft_gossip::PeerInfo;
 use weft_ipam::{Cidr, Init, MAX_POOLS};
 use weft_router::{Identity, ParseTargetError, Psk, Target};
 use weft_wire::{Nickname, PeerName, PeerUid};
@@ -45,6 +46,8 @@ pub(crate) struct MeshConfig {
     pub(crate) password: bool,
     pub(crate) host: Option<IpAddr>,
     pub(crate) port: u16,
+    /// Where others reach us, as far as the operator says.
+    pub(crate) advertised: Vec<SocketAddr>,
     pub(crate) discovery: bool,
     pub(crate) conn_limit: usize,
     pub(crate) trusted: Vec<ApiCidr>,
@@ -191,7 +194,10 @@ impl Config {
 
 fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
     let args_mesh = &args.mesh;
+    let advertised = args_mesh.advertise_address.iter();
+    let advertised = advertised.map(|at| SocketAddr::new(at.ip, at.port.unwrap_or(args_mesh.port)));
     Ok(MeshConfig {
+        advertised: advertised.take(PeerInfo::MAX_ADDRESSES).collect(),
         cluster: args.identity.cluster.clone(),
         password,
         host: args_mesh.host,

@@ -18,6 +18,7 @@ use weft_net::fdb;
 use weft_net::forward;
 use weft_net::masquerade;
 use weft_net::tap::Tap;
+use weft_router::{Subnet, nearness};
 use weft_wire::{MacAddr, Network};
 
 use crate::config::Config;
@@ -98,6 +99,20 @@ impl Host {
             }
         }
         Ok((host, tap))
+    }
+
+    /// The subnets this host is in.
+    pub(crate) async fn subnets(&self) -> Vec<Subnet> {
+        match self.netlink.all_addresses().await {
+            Ok(all) => all
+                .into_iter()
+                .filter_map(|(ip, len)| nearness::subnet_of(ip, len))
+                .collect(),
+            Err(error) => {
+                debug!(%error, "the host's addresses cannot be read");
+                Vec::new()
+            }
+        }
     }
 
     /// What does not work, in words.

@@ -20,6 +20,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use weft_api::Report;
 use weft_api::client::Client;
 use weft_cli::launch::{LogLevel, Password};
 use weft_cli::{GlobalArgs, LaunchArgs, exit};
@@ -48,9 +49,10 @@ pub fn launch(global: &GlobalArgs, args: &LaunchArgs) -> anyhow::Result<u8> {
     hide_password(args)?;
     let password = args.identity.password()?;
     check(global, args, password.is_some())?;
-    if let Some(name) = running(global) {
+    if let Some(report) = running(global) {
         return Err(AlreadyRunning(format!(
-            "peer {name} answers on {}",
+            "peer {} answers on {}",
+            report.router.name,
             global.socket.display()
         ))
         .into());
@@ -61,8 +63,9 @@ pub fn launch(global: &GlobalArgs, args: &LaunchArgs) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     warn_about(password.as_ref());
-    let name = in_background(global, args, password.as_ref())?;
-    say(global, &name);
+    let report = in_background(global, args, password.as_ref())?;
+    warn_of_copy(report.copied_state.as_deref());
+    say(global, &report.router.name);
     Ok(exit::OK)
 }
 
@@ -116,22 +119,19 @@ fn check(global: &GlobalArgs, args: &LaunchArgs, password: bool) -> anyhow::Resu
     Ok(())
 }
 
-fn running(global: &GlobalArgs) -> Option<PeerName> {
+fn running(global: &GlobalArgs) -> Option<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .ok()?;
-    let report = runtime
-        .block_on(Client::new(&global.socket).status())
-        .ok()?;
-    Some(report.router.name)
+    runtime.block_on(Client::new(&global.socket).status()).ok()
 }
 
 fn in_background(
     global: &GlobalArgs,
     args: &LaunchArgs,
     password: Option<&Password>,
-) -> anyhow::Result<PeerName> {
+) -> anyhow::Result<Report> {
     let (path, mut log) = open_log(&args.host.state_dir)?;
     let from = log.seek(SeekFrom::End(0))?;
     // The password file may be a pipe, which is read once; so the child gets what was in it.
@@ -151,8 +151,8 @@ fn in_background(
         .context("cannot start the router process")?;
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        if let Some(name) = running(global) {
-            return Ok(name);
+        if let Some(report) = running(global) {
+            return Ok(report);
         }
         if let Some(status) = child.try_wait()? {
             return Err(not_up(status.code(), &path, from));
@@ -162,7 +162,7 @@ fn in_background(
     give_up(&mut child, &path)
 }
 
-fn give_up(child: &mut Child, log: &Path) -> anyhow::Result<PeerName> {
+fn give_up(child: &mut Child, log: &Path) -> anyhow::Result<Report> {
     child.kill()?;
     bail!(
         "the router did not answer within {} s and was ended; its log is {}",
@@ -257,6 +257,18 @@ fn warn_about(password: Option<&Password>) {
             "weft: this password can be guessed by somebody who gets a router to dial them. `weft password` makes a better one."
         ),
         Some(_) => {}
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the caller of `weft launch` reads this"
+)]
+fn warn_of_copy(kept: Option<&str>) {
+    if let Some(kept) = kept {
+        eprintln!(
+            "weft: the state found here is another host's, copied with its disk: this is a new peer that owns nothing. The copy is kept as {kept}."
+        );
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `resolver` | DNS sockets |
 //! | `http` | the API's server side |
 //! | `state` | what survives a restart |
+//! | `machine` | whether this is the host the state was written on |
 //! | `convert` | between the machines' types and those of the API and the state |
 //! | [`plugin`] | `weft plugin`: the socket of Docker's network plugin |
 //! | `metrics` | what Prometheus is told |
@@ -30,6 +31,7 @@ mod host;
 mod http;
 pub mod lab;
 pub mod launch;
+mod machine;
 mod metrics;
 mod node;
 pub mod plugin;

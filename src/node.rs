@@ -9,14 +9,17 @@
 //! in the order the machines gave them.
 
 mod bindings;
+mod clash;
 mod effects;
 mod forwarding;
 mod macs;
+mod renewal;
 mod requests;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +30,7 @@ use weft_dns::{Domain, Name, NameTable, Record};
 use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
 use weft_ipam::{Pools, RequestId};
 use weft_router::session::SendSession;
-use weft_router::{ConnId, Router};
+use weft_router::{ConnId, Router, Subnet};
 use weft_wire::PeerName;
 
 use crate::config::Config;
@@ -37,6 +40,7 @@ use crate::host::Host;
 use crate::resolver::Resolver;
 use crate::state::{NameState, State, Store};
 use crate::streams::Streams;
+use clash::Clash;
 pub(crate) use macs::Macs;
 use requests::Waiting;
 
@@ -68,6 +72,8 @@ pub(crate) struct Node {
 pub(crate) struct Persisted {
     pub(crate) store: Store,
     pub(crate) state: State,
+    /// Where the state that was found at the start is, if it was a copy of another host's.
+    pub(crate) set_aside: Option<PathBuf>,
     /// Why the last write failed, if it did.
     pub(crate) failure: Option<String>,
 }
@@ -94,6 +100,15 @@ pub(crate) struct Mesh {
     sessions: BTreeMap<ConnId, Session>,
     /// What goes on on each connection.
     activity: BTreeMap<ConnId, Arc<Activity>>,
+    /// What is sent to each peer, if it matters.
+    demand: BTreeMap<PeerName, Arc<Activity>>,
+    /// Another router with our name.
+    clash: Option<Clash>,
+    /// Peers that gossip told of before it was begun anew, and not since.
+    unconfirmed: BTreeSet<PeerName>,
+    renewed: Instant,
+    /// The subnets this host is in, as far as they were looked at.
+    subnets: Vec<Subnet>,
     /// Connections that ended after they were established.
     terminations: u64,
     /// The forwarding snapshot is not what the machines say any more.
@@ -128,6 +143,11 @@ impl Mesh {
             published: BTreeMap::new(),
             sessions: BTreeMap::new(),
             activity: BTreeMap::new(),
+            demand: BTreeMap::new(),
+            clash: None,
+            unconfirmed: BTreeSet::new(),
+            renewed: Instant::now(),
+            subnets: Vec::new(),
             terminations: 0,
             stale: true,
         }
@@ -192,7 +212,7 @@ impl Node {
                 Some(report) = self.sources.reports.recv() => { self.handle_report(report).await; Next::Continue }
                 () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout().await; Next::Continue }
                 _ = looks.tick() => { self.look_at_traffic(); Next::Continue }
-                _ = housekeeping.tick() => { self.keep_house().await; Next::Continue }
+                _ = housekeeping.tick() => { self.keep_house().await?; Next::Continue }
             };
             if matches!(next, Next::Stop) {
                 return self.stop().await;
@@ -310,14 +330,27 @@ impl Node {
                 self.router.handle_traffic(*conn, heard, now);
             }
         }
+        for (conn, ip) in self.streams.stranded() {
+            self.handle_closed(
+                conn,
+                format!("this host does not have the address {ip} any more"),
+            );
+        }
+        for (peer, _) in self.mesh.demand.iter().filter(|(_, d)| d.take().is_some()) {
+            self.router.handle_demand(*peer, now);
+        }
     }
 
-    /// What nobody waits for: old MACs go, and what is left of containers and of an earlier run.
-    async fn keep_house(&mut self) {
+    /// What nobody waits for: old MACs go, what is left of containers and of an earlier run, and who is not
+    /// heard of any more.
+    async fn keep_house(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         self.age_macs(now).await;
         self.prune_bindings(now).await;
         self.host.drop_unconfirmed(now).await;
+        self.mesh.subnets = self.host.subnets().await;
+        self.drop_unconfirmed().await;
+        self.end_clash().await
     }
 
     /// Ends the router in order: the others hear of it at once, and the state says it was meant.
@@ -360,10 +393,11 @@ impl Node {
 }
 
 impl Persisted {
-    pub(crate) fn new(store: Store, state: State) -> Self {
+    pub(crate) fn new(store: Store, state: State, set_aside: Option<PathBuf>) -> Self {
         Self {
             store,
             state,
+            set_aside,
             failure: None,
         }
     }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 use weft_cli::LaunchArgs;
 use weft_cli::launch::Password;
 use weft_dns::NameTable;
@@ -28,6 +28,7 @@ use crate::convert;
 use crate::dataplane::{DataPlane, Forwarding};
 use crate::event::Input;
 use crate::host::Host;
+use crate::machine::Machine;
 use crate::node::{Macs, Names, Node, Parts, Persisted, Sources};
 use crate::resolver::{Resolver, ResolverConfig};
 use crate::state::{PoolState, State, StateError, Store};
@@ -83,8 +84,8 @@ async fn start(
     socket: &Path,
     password: Option<&Password>,
 ) -> anyhow::Result<(Node, Up)> {
-    let (identity, mut persisted) = open_state(&args.host.state_dir)?;
     let started = unix_seconds();
+    let (identity, mut persisted) = open_state(&args.host.state_dir, started)?;
     let generation = started.max(persisted.state.generation + 1);
     let run = Run {
         own: identity.peer_name(),
@@ -149,24 +150,40 @@ async fn start(
     Ok((node, up))
 }
 
-fn open_state(dir: &Path) -> anyhow::Result<(Identity, Persisted)> {
+fn open_state(dir: &Path, now: u64) -> anyhow::Result<(Identity, Persisted)> {
     let store = match Store::open(dir) {
         Err(StateError::Locked(dir)) => {
             return Err(AlreadyRunning(format!("its state is in {}", dir.display())).into());
         }
         opened => opened?,
     };
-    let state = match store.load()? {
+    let new = || anyhow::Ok(State::new(&Identity::generate(&mut seeded()?)?));
+    let (here, mut set_aside) = (Machine::read(), None);
+    let mut state = match store.load()? {
+        Some(state) if state.machine.as_ref().is_some_and(|m| m.is_another(&here)) => {
+            set_aside = Some(store.set_aside(now)?);
+            // Where the others are is no secret of the one we were copied from.
+            let (targets, stopped_cleanly) = (state.targets, state.stopped_cleanly);
+            State {
+                targets,
+                stopped_cleanly,
+                ..new()?
+            }
+        }
         Some(state) => state,
-        None => State::new(&Identity::generate(&mut seeded()?)?),
+        None => new()?,
     };
+    state.machine = Some(here.or(state.machine.unwrap_or_default()));
     let identity = state.identity().with_context(|| {
         format!(
             "the key in the state directory {} is damaged",
             dir.display()
         )
     })?;
-    Ok((identity, Persisted::new(store, state)))
+    if let Some(kept) = &set_aside {
+        warn!(name = %identity.peer_name(), kept = %kept.display(), "the state is a copy of another host's: this one starts as a new peer");
+    }
+    Ok((identity, Persisted::new(store, state, set_aside)))
 }
 
 /// Whom to dial: what was given, and what was known before if the last run did not end in order or
@@ -235,7 +252,7 @@ pub(crate) async fn gossip(
         nickname: config.nickname.clone(),
         uid: config.uid,
         port: config.mesh.port,
-        addresses: Vec::new(),
+        addresses: config.mesh.advertised.clone(),
         mtu: config.mesh.mtu,
         version: config.version.to_owned(),
         started: config.started,

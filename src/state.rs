@@ -22,10 +22,14 @@ use weft_router::Identity;
 use weft_wire::Malformed;
 use zeroize::Zeroizing;
 
+use crate::machine::Machine;
+
 /// Version of the file's format; a file of another version is not read.
 const FORMAT: u32 = 1;
 const FILE: &str = "state.json";
 const LOCK: &str = "lock";
+/// How the file of a state begins that was another machine's.
+const SET_ASIDE: &str = "cloned-";
 
 /// All that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ const LOCK: &str = "lock";
 pub(crate) struct State {
     /// Version of this format.
     pub format: u32,
+    /// The machine it was written on; none if this weft is the first to ask.
+    #[serde(default)]
+    pub machine: Option<Machine>,
     /// The secret half of the static key, hex.
     pub secret: String,
     /// Counts the starts, and is never below the Unix time of the last one in seconds.
@@ -101,6 +108,7 @@ impl State {
     pub(crate) fn new(identity: &Identity) -> Self {
         Self {
             format: FORMAT,
+            machine: None,
             secret: hex(identity.secret().as_slice()),
             generation: 0,
             stopped_cleanly: true,
@@ -279,6 +287,21 @@ impl Store {
         })
     }
 
+    /// Puts the state away, because it is a copy of another machine's; returns where it is kept.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; it is where it was then.
+    pub(crate) fn set_aside(&self, unix_seconds: u64) -> Result<PathBuf, StateError> {
+        let to = self.dir.join(format!("{SET_ASIDE}{unix_seconds}.json"));
+        let moved = fs::rename(self.dir.join(FILE), &to);
+        moved.map_err(|source| StateError::Io {
+            action: "set aside the state as",
+            path: to.clone(),
+            source,
+        })?;
+        Ok(to)
+    }
+
     fn replace(&self, path: &Path, state: &State) -> io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(".state-")
@@ -351,6 +374,28 @@ mod tests {
             ..state
         };
         assert!(damaged.identity().is_none());
+    }
+
+    #[test]
+    fn a_state_set_aside_is_out_of_the_way_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&sample()).unwrap();
+        let kept = store.set_aside(1_800_000_000).unwrap();
+        assert_eq!(kept, dir.path().join("cloned-1800000000.json"));
+        assert!(store.load().unwrap().is_none());
+        let text = fs::read_to_string(kept).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_state_of_before_the_machine_was_noted_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut text = serde_json::to_value(sample()).unwrap();
+        text.as_object_mut().unwrap().remove("machine").unwrap();
+        fs::write(dir.path().join(FILE), text.to_string()).unwrap();
+        assert_eq!(store.load().unwrap(), Some(sample()));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::event::Input;
 
 /// How long a host name and then a TCP connection may take before the dial counts as failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Addresses of one host name that are tried at one dial.
+const MAX_ADDRESSES: usize = 8;
 /// What may wait to be written to one neighbour, in bytes: eight of the longest control messages.
 const MAX_QUEUED: usize = 8 * weft_wire::control::MAX_CONTROL;
 /// How long a closed stream may take to send what is queued (a refusal, a farewell).
@@ -49,6 +51,8 @@ struct Stream {
     writer: mpsc::UnboundedSender<Vec<u8>>,
     queued: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
+    /// This host's address.
+    local: Option<IpAddr>,
 }
 
 impl Drop for Stream {
@@ -96,6 +100,8 @@ impl Streams {
         let _ = stream.set_nodelay(true);
         // Without it a writing task would wait for ever on a neighbour that went away silently.
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        let local = stream.local_addr().ok();
+        let local = local.map(|local| local.ip().to_canonical());
         let (read, write) = stream.into_split();
         let (writer, queue) = mpsc::unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
@@ -107,6 +113,7 @@ impl Streams {
                 writer,
                 queued,
                 reader,
+                local,
             },
         );
     }
@@ -127,6 +134,16 @@ impl Streams {
         Ok(())
     }
 
+    /// Streams from an address that this host does not have any more: nothing will come by them.
+    pub(crate) fn stranded(&self) -> Vec<(ConnId, IpAddr)> {
+        let mut known = BTreeMap::new();
+        let streams = self.open.iter();
+        let local = streams.filter_map(|(conn, stream)| Some((*conn, stream.local?)));
+        local
+            .filter(|(_, ip)| !*known.entry(*ip).or_insert_with(|| is_here(*ip)))
+            .collect()
+    }
+
     /// Ends a stream or a dial; what is queued is still sent, for a short while.
     pub(crate) fn close(&mut self, conn: ConnId) {
         self.open.remove(&conn);
@@ -134,6 +151,12 @@ impl Streams {
             task.abort();
         }
     }
+}
+
+/// Whether an address is this host's.
+fn is_here(ip: IpAddr) -> bool {
+    let bound = std::net::UdpSocket::bind((ip, 0));
+    bound.map_or_else(|e| e.kind() != io::ErrorKind::AddrNotAvailable, |_| true)
 }
 
 /// Binds the control port.
@@ -185,10 +208,14 @@ async fn connect(
         .await
         .map_err(|e| format!("cannot resolve {host}: {e}"))?;
     let mut why = format!("{host} has no address");
+    let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
+    // One that is dead must leave time for the others.
+    let share = DIAL_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(1).max(1);
     for address in addresses {
-        match connect_one(address, source).await {
-            Ok(stream) => return Ok((stream, weft_net::udp::canonical(address))),
-            Err(e) => why = format!("cannot connect to {address}: {e}"),
+        match timeout(share, connect_one(address, source)).await {
+            Ok(Ok(stream)) => return Ok((stream, weft_net::udp::canonical(address))),
+            Ok(Err(e)) => why = format!("cannot connect to {address}: {e}"),
+            Err(_) => why = format!("no answer from {address} within {share:?}"),
         }
     }
     Err(why)

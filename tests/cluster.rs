@@ -12,7 +12,7 @@
 //! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
 //! * `gossip.rs`: what each peer says of itself, exchanged between neighbours.
 //! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
-//! * `scenarios.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `broken.rs`: the same
+//! * `scenarios.rs`, `sparse.rs`, `liveness.rs`, `clones.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `broken.rs`: the same
 //!   with a rule switched off; `seeds.rs`: many such runs, counted.
 //!
 //! `cargo xtask sim` (the crate `sim`) runs the same with many more seeds, and one of them alone.
@@ -31,12 +31,16 @@ mod broken;
 mod chaos;
 #[path = "cluster/clock.rs"]
 mod clock;
+#[path = "cluster/clones.rs"]
+mod clones;
 #[path = "cluster/crossings.rs"]
 mod crossings;
 #[path = "cluster/dataplane.rs"]
 mod dataplane;
 #[path = "cluster/gossip.rs"]
 mod gossip;
+#[path = "cluster/liveness.rs"]
+mod liveness;
 #[path = "cluster/model.rs"]
 mod model;
 #[path = "cluster/peer.rs"]
@@ -49,6 +53,8 @@ mod scenarios;
 mod seeds;
 #[path = "cluster/settled.rs"]
 mod settled;
+#[path = "cluster/sparse.rs"]
+mod sparse;
 #[path = "cluster/underlay.rs"]
 mod underlay;
 #[path = "cluster/world.rs"]

@@ -10,6 +10,8 @@
 // The whole file is a test, which clippy knows of functions with the attribute only.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "netns/clones.rs"]
+mod clones;
 #[path = "netns/containers.rs"]
 mod containers;
 #[path = "netns/faults.rs"]
@@ -44,5 +46,7 @@ mod restart;
 mod support;
 #[path = "netns/traffic.rs"]
 mod traffic;
+#[path = "netns/underlay.rs"]
+mod underlay;
 #[path = "netns/unprivileged.rs"]
 mod unprivileged;

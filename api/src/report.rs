@@ -29,6 +29,10 @@ pub struct Report {
     pub dns: Option<Dns>,
     /// The network containers are attached to.
     pub network: Network,
+    /// The file with the state that was found at the start, if that was a copy of another host's; this
+    /// peer is a new one then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_state: Option<String>,
     /// What somebody should look at, a sentence each.
     pub warnings: Vec<String>,
 }

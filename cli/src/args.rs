@@ -112,6 +112,12 @@ pub struct ResetArgs {
     /// Its addresses are not handed over then: run `weft rmpeer` with its name on another peer.
     #[arg(long)]
     pub force: bool,
+    /// Give this host an identity of its own, because its state is a copy of another host's
+    ///
+    /// Nothing is handed over, for key and addresses are the other host's. The state is kept beside where
+    /// it was, as cloned-SECONDS.json.
+    #[arg(long)]
+    pub identity: bool,
     /// Directory of what survives a restart, as given to `weft launch`
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,

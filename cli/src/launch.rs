@@ -106,11 +106,25 @@ pub struct MeshArgs {
     #[arg(long, env = "WEFT_PORT", value_name = "PORT", default_value_t = 6783,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
+    /// Address where others reach this peer, as IP[:PORT]; may be repeated
+    ///
+    /// For hosts whose own addresses are not what others see, such as behind a forwarded port. Others are
+    /// tried after it.
+    #[arg(
+        long,
+        env = "WEFT_ADVERTISE_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub advertise_address: Vec<Advertised>,
     /// Connect only to the peers given, not to those they know
     #[arg(long, env = "WEFT_NO_DISCOVERY", value_parser = FalseyValueParser::new())]
     pub no_discovery: bool,
-    /// How many connections there may be; 0 = as many as there are
-    #[arg(long, env = "WEFT_CONN_LIMIT", value_name = "N", default_value_t = 200)]
+    /// How many connections there may be; 0 = one with each peer, however many there are
+    ///
+    /// With more peers than this, each is connected with a few, chosen so that nobody is far away, and with
+    /// those that frames are sent to; the others are reached over these.
+    #[arg(long, env = "WEFT_CONN_LIMIT", value_name = "N", default_value_t = 100)]
     pub conn_limit: usize,
     /// Subnets between hosts where frames may go in clear, comma separated
     #[arg(
@@ -381,6 +395,35 @@ impl FromStr for IpallocInit {
             }
             None | Some(_) => Err(ParseInitError::Form(text.to_owned())),
         }
+    }
+}
+
+/// An address where others reach this peer, and a port unless it is the one it listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertised {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: Option<u16>,
+}
+
+/// Text that is no address others could reach.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is not IP or IP:PORT, [IPv6]:PORT, of a host that others can reach")]
+pub struct ParseAdvertisedError(String);
+
+impl FromStr for Advertised {
+    type Err = ParseAdvertisedError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let with_port = text.parse::<SocketAddr>().ok();
+        let with_port = with_port.map(|addr| (addr.ip(), Some(addr.port())));
+        let alone = || text.parse::<IpAddr>().ok().map(|ip| (ip, None));
+        let found = with_port.or_else(alone);
+        found
+            .filter(|(ip, port)| !ip.is_unspecified() && !ip.is_multicast() && *port != Some(0))
+            .map(|(ip, port)| Self { ip, port })
+            .ok_or_else(|| ParseAdvertisedError(text.to_owned()))
     }
 }
 

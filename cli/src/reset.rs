@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use weft_api::{CallError, Client};
@@ -59,13 +60,23 @@ pub(crate) async fn reset(client: &Client, args: &ResetArgs) -> Result<Vec<Strin
     let lock = lock(&args.state_dir)?;
     notes.extend(end_plugin(&args.plugin_socket).await?);
     remove_links(args).await?;
+    if args.identity {
+        notes.extend(set_aside(&args.state_dir)?);
+    }
     remove_state(&args.state_dir)?;
     drop(lock);
     Ok(notes)
 }
 
-/// Hands the address space over and stops the router.
+/// Hands the address space over, unless it is another host's, and stops the router.
 async fn end_router(client: &Client, args: &ResetArgs) -> Result<Vec<String>, ResetError> {
+    if args.identity {
+        return match client.stop().await {
+            Ok(()) => Ok(until_gone(client).await.map(|()| Vec::new())?),
+            Err(CallError::NotRunning { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        };
+    }
     let note = match client.reset_prepare().await {
         Ok(handed) => match handed.heir {
             Some(heir) => format!("this peer's addresses belong to {heir} from here on"),
@@ -139,6 +150,21 @@ async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
     remove_dns_address(&links, args.bridge.as_str(), Ipv4Addr::UNSPECIFIED).await?;
     forward::remove(args.bridge.as_str()).await;
     Ok(masquerade::remove().await?)
+}
+
+/// Puts a state away that is a copy of another host's; says where it is kept.
+fn set_aside(state_dir: &Path) -> Result<Option<String>, ResetError> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
+    let name = format!("cloned-{}.json", seconds.map_or(0, |s| s.as_secs()));
+    let to = state_dir.join(name);
+    match fs::rename(state_dir.join(STATE_FILE), &to) {
+        Ok(()) => Ok(Some(format!(
+            "the other host's state is kept as {}",
+            to.display()
+        ))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("set aside the state as", to)(source)),
+    }
 }
 
 /// Deletes our files, and the directory if nothing else is in it.
@@ -254,6 +280,7 @@ mod tests {
         }
         let args = ResetArgs {
             force: false,
+            identity: false,
             state_dir: PathBuf::new(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
@@ -300,6 +327,7 @@ mod tests {
         let client = Client::new(dir.path().join("weft.sock"));
         let mut args = ResetArgs {
             force: false,
+            identity: false,
             state_dir: dir.path().to_owned(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
@@ -311,5 +339,27 @@ mod tests {
         assert!(error.to_string().contains("weft reset --force"), "{error}");
         args.force = true;
         assert!(end_router(&client, &args).await.unwrap().is_empty());
+    }
+    #[tokio::test]
+    async fn for_an_identity_of_its_own_a_host_hands_nothing_over_and_keeps_the_others_state() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let client = Client::new(dir.path().join("weft.sock"));
+        let args = ResetArgs {
+            force: false,
+            identity: true,
+            state_dir: dir.path().to_owned(),
+            bridge: "weft".parse().unwrap(),
+            tap: "weft-tap".parse().unwrap(),
+            plugin_socket: PathBuf::new(),
+        };
+        assert_eq!(set_aside(dir.path()).unwrap(), None);
+        files(dir.path(), &["state.json"]);
+        assert!(end_router(&client, &args).await.unwrap().is_empty());
+        let kept = set_aside(dir.path()).unwrap().unwrap();
+        remove_state(dir.path()).unwrap();
+        let left = fs::read_dir(dir.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert!(kept.contains(&left[0].display().to_string()), "{kept}");
     }
 }

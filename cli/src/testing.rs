@@ -81,6 +81,7 @@ pub(crate) fn fresh() -> Report {
             default_subnet: None,
             pool: None,
         },
+        copied_state: None,
         warnings: vec!["no password: anybody who reaches port 6783 can join".to_owned()],
     }
 }

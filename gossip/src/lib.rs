@@ -90,7 +90,7 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
 }
 
-/// Something that is otherwise now with another peer. Never about ourselves.
+/// Something that is otherwise now with another peer, or one that passes for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The peer is known and lives; what it published follows, its [`Entry::Peer`] first.
@@ -116,6 +116,13 @@ pub enum Change {
     Dead {
         /// The peer.
         peer: PeerName,
+    },
+    /// Another run with our name is newer than ours, and others take it for us. Comes again while it lives.
+    Clash {
+        /// Its generation.
+        generation: u64,
+        /// Who it is.
+        info: PeerInfo,
     },
     /// Gossip ended by itself, after all was withdrawn: start it again, with a greater generation.
     Stopped,

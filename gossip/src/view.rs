@@ -40,6 +40,8 @@ pub(crate) struct View {
     us: Run,
     runs: BTreeMap<Run, Known>,
     shown: BTreeMap<PeerName, Shown>,
+    /// The run that passes for us, and when its heartbeat had moved last when that was told.
+    clash: Option<(Run, Option<Instant>)>,
 }
 
 /// A run whose keys are not what they were at the last look.
@@ -103,6 +105,7 @@ impl View {
             us,
             runs: BTreeMap::new(),
             shown: BTreeMap::new(),
+            clash: None,
         }
     }
 
@@ -146,6 +149,7 @@ impl View {
         now: Instant,
     ) -> Told {
         let mut told = Told::default();
+        told.changes.extend(self.find_clash(states));
         let connected = self.connected(neighbours);
         let mut peers: BTreeSet<_> = self.runs.keys().map(|run| run.name).collect();
         peers.extend(self.shown.keys());
@@ -163,6 +167,28 @@ impl View {
             }
         }
         told
+    }
+
+    /// A newer run of our own name: told when it is first seen, and again while its heartbeat moves.
+    fn find_clash(&mut self, states: &States) -> Option<Change> {
+        let (run, known) = self.newest(self.us.name)?;
+        let moved = known.moved.first().copied().flatten();
+        let told = self.clash.filter(|(told, _)| *told == run);
+        let is_news = told.is_none_or(|(_, at)| match (moved, at) {
+            (Some(moved), Some(at)) => moved.duration_since(at) >= SILENCE,
+            (Some(_), None) => true,
+            (None, _) => false,
+        });
+        if run < self.us || known.standing != Standing::Here || !is_news {
+            return None;
+        }
+        let entry = Entry::parse(PEER, states.get(&run.id())?.get(PEER)?);
+        let Ok(Some(Entry::Peer(info))) = entry else {
+            return None;
+        };
+        self.clash = Some((run, moved));
+        let generation = run.generation;
+        Some(Change::Clash { generation, info })
     }
 
     /// Withdraws all that was told, because nothing will be known any more.

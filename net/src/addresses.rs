@@ -66,11 +66,28 @@ impl Netlink {
     pub async fn list_addresses(&self, name: &str) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
         let index = self.link_index(name).await?;
         let messages = self.addresses_of(index).await?;
-        let given = |(addr, _): &(IpAddr, u8)| match addr {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(addr) => !addr.is_unicast_link_local(),
-        };
-        Ok(messages.iter().filter_map(cidr_of).filter(given).collect())
+        Ok(messages
+            .iter()
+            .filter_map(cidr_of)
+            .filter(is_given)
+            .collect())
+    }
+
+    /// The addresses of all links with their prefixes, without those IPv6 gives itself.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn all_addresses(&self) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+        let request = self.handle().address().get().execute();
+        let messages: Vec<AddressMessage> = request
+            .try_collect()
+            .await
+            .to(|| "list addresses".to_owned())?;
+        Ok(messages
+            .iter()
+            .filter_map(cidr_of)
+            .filter(is_given)
+            .collect())
     }
 
     async fn addresses_of(&self, index: u32) -> Result<Vec<AddressMessage>, NetlinkError> {
@@ -176,6 +193,14 @@ impl Route {
 impl std::fmt::Display for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "to {}/{}", self.subnet.0, self.subnet.1)
+    }
+}
+
+/// Whether an address was given to a link, and is not one that IPv6 gives every link (`fe80::/10`).
+fn is_given((addr, _): &(IpAddr, u8)) -> bool {
+    match addr {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(addr) => !addr.is_unicast_link_local(),
     }
 }
 

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use rand_core::Rng;
+use weft_wire::control::RefusalReason;
 
 use crate::backoff::Backoff;
 use crate::{ConnId, TargetState};
@@ -37,6 +38,8 @@ enum State {
 pub(crate) struct Ended {
     /// Why, in words.
     pub(crate) why: String,
+    /// The reason one of the two gave.
+    pub(crate) reason: Option<RefusalReason>,
     /// How long the peer was connected, if it came that far.
     pub(crate) lived: Option<Duration>,
     /// It leads to ourselves.
@@ -50,6 +53,7 @@ impl Ended {
     pub(crate) fn because(why: impl Into<String>) -> Self {
         Self {
             why: why.into(),
+            reason: None,
             lived: None,
             ourselves: false,
             at_least: Duration::ZERO,
@@ -75,6 +79,20 @@ impl Dial {
                 self.backoff = Backoff::new();
             }
             State::Dialling(_) | State::Connected => {}
+        }
+    }
+
+    /// It is not to be dialled until it is woken.
+    pub(crate) fn park(&mut self) {
+        if let State::Waiting { .. } = self.state {
+            self.state = State::Suspended;
+        }
+    }
+
+    /// Dial then, if it was parked.
+    pub(crate) fn wake(&mut self, at: Instant) {
+        if self.state == State::Suspended {
+            self.state = State::Waiting { at };
         }
     }
 

@@ -67,13 +67,7 @@ impl Discovery {
             .take(MAX_ADDRESSES)
             .copied()
             .collect();
-        // When somebody joins, it and all others hear of each other at once. The smaller name dials
-        // first, the larger one only if that does not get through.
-        let first = if self.us < peer {
-            FIRST_DIAL
-        } else {
-            FIRST_DIAL * 6
-        };
+        let first = first_dial(self.us, peer);
         let known = self.known.entry(peer).or_insert_with(|| Known {
             addresses: Vec::new(),
             next: 0,
@@ -83,6 +77,26 @@ impl Discovery {
         if let Some(conn) = connected {
             known.dial.connected(conn);
         }
+    }
+
+    /// Has those be dialled that are wanted, and were not before.
+    pub(crate) fn wake(
+        &mut self,
+        is_wanted: impl Fn(PeerName) -> bool,
+        rng: &mut impl Rng,
+        now: Instant,
+    ) {
+        for (peer, known) in self.known.iter_mut().filter(|(peer, _)| is_wanted(**peer)) {
+            known
+                .dial
+                .wake(now + spread(first_dial(self.us, *peer), rng));
+        }
+    }
+
+    /// Whether nothing speaks against this peer being connected soon.
+    pub(crate) fn is_hopeful(&self, peer: PeerName) -> bool {
+        let known = self.known.get(&peer);
+        known.is_none_or(|known| known.dial.error().is_none())
     }
 
     /// A peer is gone from gossip; returns the dial under way.
@@ -172,7 +186,17 @@ impl Discovery {
     }
 }
 
-/// Peers remembered; a mesh is said to hold a few hundred.
+/// When somebody joins, it and all others hear of each other at once. The smaller name dials first, the
+/// larger one only if that does not get through.
+fn first_dial(us: PeerName, peer: PeerName) -> Duration {
+    if us < peer {
+        FIRST_DIAL
+    } else {
+        FIRST_DIAL * 6
+    }
+}
+
+/// Peers remembered: as many as the topology keeps, and some that are only talked of.
 const MAX_PEERS: usize = 4096;
 /// Addresses remembered of one peer.
 const MAX_ADDRESSES: usize = 16;

@@ -135,6 +135,8 @@ pub enum Event {
         peer: PeerName,
         /// Why, in words.
         why: String,
+        /// Why, if one of the two said so.
+        reason: Option<RefusalReason>,
     },
     /// Both ends are ready: frames may flow to and from this neighbour.
     Established {

@@ -21,6 +21,7 @@
 
 mod backoff;
 pub mod bindings;
+mod choice;
 #[cfg(test)]
 mod clock;
 mod config;
@@ -39,6 +40,7 @@ mod keys;
 mod link;
 pub mod macs;
 mod mesh;
+pub mod nearness;
 pub mod offload;
 mod path;
 mod pulse;

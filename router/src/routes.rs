@@ -38,232 +38,198 @@ pub struct Routes {
 
 /// Computes our routes.
 ///
-/// The cost is O(n³ / 64) for n peers: 3 ms for a full mesh of 300, 40 ms for one
-/// of 1,000 (release build).
+/// For n peers with e connections between them the cost is O(n² + e·n / 64), see `docs/mesh.md` for times.
 pub fn compute(topology: &Topology) -> Routes {
     let graph = Graph::new(topology, |link| link.established);
-    let all = Graph::new(topology, |_| true);
     let Some(us) = graph.position(topology.us()) else {
         return Routes::default();
     };
+    let unicast = graph.next_hops(us);
+    let control = match topology.is_all_established() {
+        true => unicast.clone(),
+        false => Graph::new(topology, |_| true).next_hops(us),
+    };
     Routes {
-        unicast: graph.next_hops(us),
+        unicast,
         flood: graph.children_by_origin(us),
-        control: all.next_hops(us),
+        control,
     }
 }
 
-/// The connections that routes may use, as a matrix of bits.
+/// The connections that routes may use.
 ///
-/// A peer is its position in `names`, which is sorted; `neighbours` has one row per peer, symmetric
-/// and without the diagonal.
+/// A peer is its position in `names`, which is sorted; `neighbours` has one sorted list per peer,
+/// symmetric and without the peer itself.
 struct Graph {
     names: Vec<PeerName>,
-    neighbours: Vec<Bits>,
+    neighbours: Vec<Vec<usize>>,
 }
 
 impl Graph {
     /// Of the connections that both their ends have, and say `counts` of.
     fn new(topology: &Topology, counts: impl Fn(&LinkState) -> bool) -> Self {
         let names: Vec<_> = topology.peers().into_iter().collect();
-        let mut graph = Self {
-            neighbours: vec![Bits::none(names.len()); names.len()],
-            names,
-        };
-        let says: Vec<_> = graph
-            .names
+        let mut neighbours: Vec<_> = names
             .iter()
-            .map(|name| graph.says(topology, *name, &counts))
+            .map(|name| said(&names, topology.links(*name), &counts))
             .collect();
-        for (a, row) in graph.neighbours.iter_mut().enumerate() {
-            for b in says.get(a).into_iter().flat_map(Bits::iter) {
-                if a != b && says.get(b).is_some_and(|back| back.contains(a)) {
-                    row.insert(b);
+        let mut of_them = vec![Vec::new(); names.len()];
+        for (a, says) in neighbours.iter().enumerate() {
+            for b in says {
+                // Sorted, because the peers come in order.
+                if let Some(of_b) = of_them.get_mut(*b).filter(|_| *b != a) {
+                    of_b.push(a);
                 }
             }
         }
-        graph
-    }
-
-    fn says(
-        &self,
-        topology: &Topology,
-        name: PeerName,
-        counts: impl Fn(&LinkState) -> bool,
-    ) -> Bits {
-        let mut said = Bits::none(self.names.len());
-        for (to, link) in topology.links(name).into_iter().flatten() {
-            if let Some(to) = self.position(*to).filter(|_| counts(link)) {
-                said.insert(to);
-            }
+        for (says, of_them) in neighbours.iter_mut().zip(of_them) {
+            let mut of_them = of_them.into_iter().peekable();
+            says.retain(|b| {
+                while of_them.next_if(|of| of < b).is_some() {}
+                of_them.peek() == Some(b)
+            });
         }
-        said
+        Self { names, neighbours }
     }
 
     fn position(&self, name: PeerName) -> Option<usize> {
         self.names.binary_search(&name).ok()
     }
 
+    fn of(&self, peer: usize) -> &[usize] {
+        self.neighbours.get(peer).map_or(&[], Vec::as_slice)
+    }
+
     fn next_hops(&self, us: usize) -> BTreeMap<PeerName, PeerName> {
         let mut next_hops = BTreeMap::new();
-        let mut levels = Levels::from(self, us);
-        while levels.descend() {
-            for peer in levels.level.iter() {
+        let walk = Walk::through(self, us, 1);
+        for (above, level) in walk.levels.iter().zip(walk.levels.iter().skip(1)) {
+            let reached = level.iter().zip(&self.names).enumerate();
+            for (peer, (_, name)) in reached.filter(|(_, (origins, _))| **origins != 0) {
                 // The first hop to a peer is the first hop to its parent, or itself beside us.
-                let parent = self.parent(peer, &levels.above, peer);
+                let parent = self.parent(peer, peer, |p| holds(above, p, 0));
                 let hop = parent
                     .and_then(|parent| self.names.get(parent))
-                    .and_then(|parent| next_hops.get(parent).copied())
-                    .or(self.names.get(peer).copied());
-                if let Some((name, hop)) = self.names.get(peer).zip(hop) {
-                    next_hops.insert(*name, hop);
-                }
+                    .and_then(|parent| next_hops.get(parent).copied());
+                next_hops.insert(*name, hop.unwrap_or(*name));
             }
         }
         next_hops
     }
 
+    /// Those whose parent we are, in the tree of each origin whose tree we are in.
     fn children_by_origin(&self, us: usize) -> BTreeMap<PeerName, Vec<PeerName>> {
-        self.names
-            .iter()
-            .enumerate()
-            .filter_map(|(origin, name)| Some((*name, self.children(us, origin)?)))
-            .collect()
+        let mut by_origin = BTreeMap::new();
+        for (at, origins) in self.names.chunks(WORD).enumerate() {
+            let first = at * WORD;
+            let walk = Walk::through(self, first, origins.len());
+            let mut children: Vec<Option<Vec<PeerName>>> = vec![None; origins.len()];
+            for (at, level) in walk.levels.iter().enumerate() {
+                let below = walk.levels.get(at + 1).map_or(&[][..], Vec::as_slice);
+                let reached = level.get(us).copied().unwrap_or_default();
+                for at in ones(reached) {
+                    if let Some(children) = children.get_mut(at) {
+                        *children = Some(self.children(us, (first + at, at), level, below));
+                    }
+                }
+            }
+            let named = origins.iter().zip(children);
+            by_origin.extend(named.filter_map(|(name, children)| Some((*name, children?))));
+        }
+        by_origin
     }
 
-    /// Those whose parent we are in the tree of `origin`; `None` if we are not in that tree.
-    fn children(&self, us: usize, origin: usize) -> Option<Vec<PeerName>> {
-        let mut levels = Levels::from(self, origin);
-        while !levels.level.contains(us) {
-            if !levels.descend() {
-                return None;
-            }
-        }
-        let mut below = self.neighbours.get(us)?.clone();
-        below.subtract(&levels.visited);
-        let ours = |peer: &usize| self.parent(*peer, &levels.level, origin) == Some(us);
-        let children = below.iter().filter(ours);
-        Some(
-            children
-                .filter_map(|c| self.names.get(c).copied())
-                .collect(),
-        )
+    /// Those whose parent we are in one tree: `origin` is its origin's position, and that among the
+    /// origins of the walk; we are on `level`.
+    fn children(
+        &self,
+        us: usize,
+        (origin, bit): (usize, usize),
+        level: &[u64],
+        below: &[u64],
+    ) -> Vec<PeerName> {
+        let ours = |peer: &&usize| {
+            holds(below, **peer, bit)
+                && self.parent(**peer, origin, |p| holds(level, p, bit)) == Some(us)
+        };
+        let children = self.of(us).iter().filter(ours);
+        children
+            .filter_map(|c| self.names.get(*c).copied())
+            .collect()
     }
 
     /// The neighbour of `peer` in the level above it that it gets frames from: the first at or
     /// after the position `start`, around the end if need be.
-    fn parent(&self, peer: usize, above: &Bits, start: usize) -> Option<usize> {
-        let mut candidates = self.neighbours.get(peer)?.clone();
-        candidates.intersect(above);
-        candidates.first_from(start).or(candidates.first_from(0))
+    fn parent(&self, peer: usize, start: usize, above: impl Fn(usize) -> bool) -> Option<usize> {
+        let neighbours = self.of(peer);
+        let (before, after) = neighbours.split_at(neighbours.partition_point(|n| *n < start));
+        after.iter().chain(before).copied().find(|n| above(*n))
     }
 }
 
-/// A walk through the graph, away from one peer, all peers at the same distance at once.
-struct Levels<'a> {
-    graph: &'a Graph,
-    /// Those one hop closer than `level`.
-    above: Bits,
-    /// Those at the present distance.
-    level: Bits,
-    /// Those at the present distance or closer.
-    visited: Bits,
+/// Positions of those a peer says it has connections with, sorted as both its lists are.
+fn said(
+    names: &[PeerName],
+    links: Option<&BTreeMap<PeerName, LinkState>>,
+    counts: impl Fn(&LinkState) -> bool,
+) -> Vec<usize> {
+    let mut positions = names.iter().enumerate().peekable();
+    let mut said = Vec::new();
+    for (to, _) in links.into_iter().flatten().filter(|(_, link)| counts(link)) {
+        while positions.next_if(|(_, name)| *name < to).is_some() {}
+        said.extend(positions.next_if(|(_, name)| *name == to).map(|(at, _)| at));
+    }
+    said
 }
 
-impl<'a> Levels<'a> {
-    fn from(graph: &'a Graph, start: usize) -> Self {
-        let none = Bits::none(graph.names.len());
-        let mut level = none.clone();
-        level.insert(start);
-        Self {
-            graph,
-            above: none,
-            visited: level.clone(),
-            level,
+/// A walk through the graph away from several origins at once, one bit of a word for each: what would
+/// be a walk per origin is a few operations on words.
+struct Walk {
+    /// For each distance, for each peer: the origins it is so far from.
+    levels: Vec<Vec<u64>>,
+}
+
+impl Walk {
+    /// From the peers at position `first` and after it, at most [`WORD`] of them.
+    fn through(graph: &Graph, first: usize, origins: usize) -> Self {
+        let mut level = vec![0_u64; graph.names.len()];
+        for (at, peer) in level.iter_mut().skip(first).take(origins).enumerate() {
+            *peer = 1 << at;
         }
-    }
-
-    /// Goes one hop further; returns whether there was anybody.
-    fn descend(&mut self) -> bool {
-        let mut next = Bits::none(self.graph.names.len());
-        for peer in self.level.iter() {
-            if let Some(neighbours) = self.graph.neighbours.get(peer) {
-                next.unite(neighbours);
+        let mut visited = level.clone();
+        let mut levels = Vec::new();
+        while level.iter().any(|origins| *origins != 0) {
+            let mut next = vec![0; level.len()];
+            let peers = next.iter_mut().zip(&mut visited).zip(&graph.neighbours);
+            for ((next, visited), neighbours) in peers {
+                // Whoever was reached by all need not be looked at again.
+                if visited.count_ones() as usize == origins {
+                    continue;
+                }
+                let reached = neighbours.iter().filter_map(|n| level.get(*n));
+                *next = reached.fold(0, |all, origins| all | origins) & !*visited;
+                *visited |= *next;
             }
+            levels.push(std::mem::replace(&mut level, next));
         }
-        next.subtract(&self.visited);
-        self.visited.unite(&next);
-        self.above = std::mem::replace(&mut self.level, next);
-        !self.level.is_empty()
+        Self { levels }
     }
 }
 
-/// A set of positions below a size given at the start.
-#[derive(Clone)]
-struct Bits {
-    words: Vec<u64>,
+/// Whether a peer is on this level for the origin with this bit.
+fn holds(level: &[u64], peer: usize, bit: usize) -> bool {
+    level
+        .get(peer)
+        .is_some_and(|origins| origins & (1 << bit) != 0)
 }
 
-impl Bits {
-    fn none(size: usize) -> Self {
-        let words = vec![0; size.div_ceil(WORD)];
-        Self { words }
-    }
-
-    fn insert(&mut self, at: usize) {
-        if let Some(word) = self.words.get_mut(at / WORD) {
-            *word |= 1 << (at % WORD);
-        }
-    }
-
-    fn contains(&self, at: usize) -> bool {
-        let word = self.words.get(at / WORD);
-        word.is_some_and(|word| word & (1 << (at % WORD)) != 0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
-    }
-
-    fn unite(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine | theirs);
-    }
-
-    fn intersect(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine & theirs);
-    }
-
-    fn subtract(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine & !theirs);
-    }
-
-    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
-        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
-            *mine = with(*mine, *theirs);
-        }
-    }
-
-    /// The smallest member that is `start` or above.
-    fn first_from(&self, start: usize) -> Option<usize> {
-        let mut mask = u64::MAX << (start % WORD);
-        for (at, word) in self.words.iter().enumerate().skip(start / WORD) {
-            let rest = word & mask;
-            if rest != 0 {
-                return Some(at * WORD + rest.trailing_zeros() as usize);
-            }
-            mask = u64::MAX;
-        }
-        None
-    }
-
-    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        let mut from = 0;
-        std::iter::from_fn(move || {
-            let found = self.first_from(from)?;
-            from = found + 1;
-            Some(found)
-        })
-    }
+/// Positions of the bits that are set.
+fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let at = word.trailing_zeros() as usize;
+        word &= word.wrapping_sub(1);
+        (at < WORD).then_some(at)
+    })
 }
 
 const WORD: usize = u64::BITS as usize;

@@ -14,6 +14,20 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// The one that `addr` lies in with this length of the prefix; none if that does not fit.
+    pub fn around(addr: IpAddr, len: u8) -> Option<Self> {
+        let addr = addr.to_canonical();
+        (len <= bits(addr)).then(|| Self {
+            base: mask(addr, len),
+            len,
+        })
+    }
+
+    /// Whether it is of IPv4.
+    pub fn is_ipv4(self) -> bool {
+        self.base.is_ipv4()
+    }
+
     /// Whether `addr` lies in it. An IPv4 address written as IPv6 (`::ffff:a.b.c.d`) counts as IPv4.
     pub fn contains(self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();

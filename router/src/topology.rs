@@ -95,6 +95,18 @@ impl Topology {
         self.others.remove(&peer).is_some()
     }
 
+    /// Whether `links` lack, or do not call established, one of our connections that is.
+    pub(crate) fn lacks_one_of_ours(&self, links: &BTreeMap<PeerName, LinkState>) -> bool {
+        let established = self.own.iter().filter(|(_, link)| link.established);
+        let mut kept = established.map(|(to, _)| links.get(to).is_some_and(|l| l.established));
+        !kept.all(|kept| kept)
+    }
+
+    /// How many peers there are, us included.
+    pub fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
     /// All who have said something of their connections, and us, by name.
     pub fn peers(&self) -> BTreeSet<PeerName> {
         let others = self.others.keys().copied();
@@ -112,6 +124,12 @@ impl Topology {
     /// The run of `peer` that spoke last; `None` for us, and for one that has said nothing.
     pub fn uid(&self, peer: PeerName) -> Option<PeerUid> {
         Some(self.others.get(&peer)?.uid)
+    }
+
+    /// Whether nobody has a connection that carries no frames.
+    pub(crate) fn is_all_established(&self) -> bool {
+        let others = self.others.values().flat_map(|said| said.links.values());
+        others.chain(self.own.values()).all(|link| link.established)
     }
 
     /// Whether both `a` and `b` say that the connection between them is established.

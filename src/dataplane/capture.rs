@@ -179,10 +179,14 @@ impl<'a> Loop<'a> {
     }
 
     fn forward(&mut self, forwarding: &Forwarding, header: UnicastHeader, mut cut: Cut<'_>) {
-        let Some(egress) = forwarding.next_hops.get(&header.destination) else {
+        let Some(way) = forwarding.ways.get(&header.destination) else {
             let counters = &self.shared.counters;
             return counters.drop(DropReason::NoRoute, cut.frames());
         };
+        if let Some(demand) = &way.demand {
+            demand.note_sent();
+        }
+        let egress = &way.egress;
         cut.fit(egress.limit.saturating_sub(OVERHEAD + UNICAST_LEN));
         let header = header.emit();
         while let Some(len) = cut.next_len() {

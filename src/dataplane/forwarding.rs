@@ -33,6 +33,14 @@ pub(crate) struct Egress {
     pub(crate) activity: Arc<Activity>,
 }
 
+/// How frames get to one peer.
+pub(crate) struct Way {
+    /// The neighbour they go to first.
+    pub(crate) egress: Arc<Egress>,
+    /// Notes that frames captured here are sent to that peer; only if somebody wants to know.
+    pub(crate) demand: Option<Arc<Activity>>,
+}
+
 /// Where frames go.
 pub(crate) struct Forwarding {
     pub(crate) us: PeerName,
@@ -44,8 +52,8 @@ pub(crate) struct Forwarding {
     pub(crate) macs: MacView,
     /// Which addresses containers of other hosts have; none if nobody is to be answered.
     pub(crate) bindings: BindingView,
-    /// The neighbour on the way to each peer.
-    pub(crate) next_hops: ByPeer<Arc<Egress>>,
+    /// The way to each peer.
+    pub(crate) ways: ByPeer<Way>,
     /// To whom a flooded frame is passed on, by its origin.
     pub(crate) flood: ByPeer<Vec<Arc<Egress>>>,
     /// Neighbours frames are accepted from: their connections are established.
@@ -65,7 +73,7 @@ impl Forwarding {
             conflicts: Vec::new(),
             macs: MacView::default(),
             bindings: BindingView::default(),
-            next_hops: ByPeer::default(),
+            ways: ByPeer::default(),
             flood: ByPeer::default(),
             neighbours: ByPeer::default(),
             sessions: HashMap::default(),
@@ -85,7 +93,7 @@ impl Forwarding {
 
     /// The answer we may give to a frame that would be flooded, in place of the one it asks for.
     pub(crate) fn answer(&self, frame: &Frame<'_>, network: Network) -> Option<Answer> {
-        let is_reachable = |peer| self.next_hops.contains_key(&peer);
+        let is_reachable = |peer| self.ways.contains_key(&peer);
         answer(frame, network, &self.bindings, &self.view(), is_reachable)
     }
 

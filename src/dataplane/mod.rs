@@ -49,7 +49,7 @@ use weft_wire::packet::{HEADER_LEN, OVERHEAD, ReceiverIndex, TAG_LEN};
 use weft_wire::{MacAddr, Network, PeerName};
 
 pub(crate) use activity::{Activity, Heard};
-pub(crate) use forwarding::{ByPeer, Egress, Forwarding, Taps};
+pub(crate) use forwarding::{ByPeer, Egress, Forwarding, Taps, Way};
 
 /// Reports that may wait for the control side; more are not made (a MAC is reported again with its
 /// next frame, a heartbeat again by its sender).

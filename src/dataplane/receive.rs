@@ -247,10 +247,8 @@ impl Whole<'_> {
                 self.deliver(&frame, unfinished, network, source, forwarding)
             }
             Received::Relay => {
-                let egress = forwarding
-                    .next_hops
-                    .get(&header.destination)
-                    .ok_or(DropReason::NoRoute)?;
+                let way = forwarding.ways.get(&header.destination);
+                let egress = &way.ok_or(DropReason::NoRoute)?.egress;
                 let header = UnicastHeader {
                     hops: header.hops.saturating_sub(1),
                     ..header

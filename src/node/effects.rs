@@ -10,7 +10,7 @@ use weft_gossip::{Change, Entry, Link, Topic};
 use weft_ipam::Event as IpamEvent;
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
-use weft_router::{ConnId, Event as RouterEvent, PeerInfo};
+use weft_router::{ConnId, Event as RouterEvent, PeerInfo, nearness};
 use weft_wire::PeerName;
 use weft_wire::control::{RefusalReason, SessionKey};
 
@@ -120,9 +120,16 @@ impl Node {
                 info!(%peer, "established: frames flow");
                 self.mesh.stale = true;
             }
-            RouterEvent::Disconnected { peer, why } => {
-                warn!(%peer, why, "disconnected");
-                self.mesh.terminations += 1;
+            RouterEvent::Disconnected { peer, why, reason } => {
+                match reason {
+                    Some(RefusalReason::Unneeded | RefusalReason::Limit) => {
+                        debug!(%peer, why, "disconnected");
+                    }
+                    Some(_) | None => {
+                        warn!(%peer, why, "disconnected");
+                        self.mesh.terminations += 1;
+                    }
+                }
                 self.mesh
                     .gossip
                     .set_neighbours(self.router.connected().into_iter().collect());
@@ -142,11 +149,13 @@ impl Node {
                     .collect();
                 self.persisted.save();
             }
-            // Both dialled; one of the two connections stays.
+            // Both dialled and one of the two connections stays, or there are too many to have all.
             RouterEvent::Refused {
-                reason: RefusalReason::Duplicate,
+                remote,
+                reason: RefusalReason::Duplicate | RefusalReason::Limit | RefusalReason::Unneeded,
+                text,
                 ..
-            } => {}
+            } => debug!(%remote, "refused: {text}"),
             RouterEvent::Refused {
                 remote,
                 reason,
@@ -245,40 +254,9 @@ impl Node {
         }
     }
 
-    async fn announce_ring(&self, pool: weft_ipam::Cidr, digest: weft_ipam::Digest) {
+    pub(super) async fn announce_ring(&self, pool: weft_ipam::Cidr, digest: weft_ipam::Digest) {
         let entry = Entry::Ring(pool.to_string(), digest.to_string());
         self.publish(entry).await;
-    }
-
-    /// Gossip has ended by itself: begins it anew, as a restart of the router would.
-    async fn restart_gossip(&mut self) -> anyhow::Result<()> {
-        error!(
-            "gossip has ended by itself and is started again; please report this with the log above"
-        );
-        self.persisted.state.generation += 1;
-        self.persisted.save();
-        let (gossip, changes, outgoing) = crate::start::gossip(
-            &self.config,
-            self.persisted.state.generation,
-            &self.names.table,
-            &self.macs,
-        )
-        .await?;
-        (
-            self.mesh.gossip,
-            self.sources.changes,
-            self.sources.outgoing,
-        ) = (gossip, changes, outgoing);
-        self.mesh.published.clear();
-        self.mesh
-            .gossip
-            .set_neighbours(self.router.connected().into_iter().collect());
-        self.publish_links().await;
-        for allocator in self.ipam.iter() {
-            self.announce_ring(allocator.pool(), allocator.digest())
-                .await;
-        }
-        Ok(())
     }
 
     pub(super) async fn publish(&self, entry: Entry) {
@@ -288,7 +266,7 @@ impl Node {
     }
 
     /// Publishes what changed of our own connections.
-    async fn publish_links(&mut self) {
+    pub(super) async fn publish_links(&mut self) {
         let links = self.own_links();
         let old = std::mem::replace(&mut self.mesh.published, links.clone());
         for peer in old.keys().filter(|peer| !links.contains_key(peer)) {
@@ -333,9 +311,15 @@ impl Node {
         match change {
             Change::Published { peer, entry } => self.on_published(peer, entry, now).await,
             Change::Withdrawn { peer, entry } => self.on_withdrawn(peer, &entry, now).await,
-            Change::Live { peer } => info!(%peer, "a peer appeared"),
+            Change::Live { peer } => self.on_live(peer).await,
             Change::Dead { peer } => self.on_dead(peer, now).await,
-            Change::Stopped => self.restart_gossip().await?,
+            Change::Clash { generation, info } => self.on_clash(generation, info).await?,
+            Change::Stopped => {
+                error!(
+                    "gossip has ended by itself and is started again; please report this with the log above"
+                );
+                self.renew_gossip(0).await?;
+            }
         }
         Ok(())
     }
@@ -345,6 +329,7 @@ impl Node {
             Entry::Peer(info) => {
                 self.mesh.info.insert(peer, info);
                 self.tell_links(peer, now);
+                self.tell_addresses(peer, now);
             }
             Entry::Link(to, link) => {
                 self.mesh.links.entry(peer).or_default().insert(to, link);
@@ -399,7 +384,7 @@ impl Node {
     }
 
     /// A peer is gone; all it said was withdrawn already.
-    async fn on_dead(&mut self, peer: PeerName, now: Instant) {
+    pub(super) async fn on_dead(&mut self, peer: PeerName, now: Instant) {
         info!(%peer, "a peer is gone");
         self.mesh.info.remove(&peer);
         self.mesh.links.remove(&peer);
@@ -428,19 +413,20 @@ impl Node {
         self.router.handle_links(peer, info.uid, links, now);
     }
 
-    /// Tells the router under which addresses others have reached a peer: what discovery dials.
+    /// Tells the router where a peer may be reached: where it says itself, and where others have. What
+    /// discovery dials.
     fn tell_addresses(&mut self, peer: PeerName, now: Instant) {
         if peer == self.config.name {
             return;
         }
-        let mut addresses: Vec<_> = self
-            .mesh
-            .links
-            .values()
-            .filter_map(|links| Some(links.get(&peer)?.address))
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
+        let seen = self.mesh.links.values();
+        let seen = seen.filter_map(|links| Some(links.get(&peer)?.address));
+        let addresses = nearness::in_order(
+            advertised.map_or(&[], Vec::as_slice),
+            seen,
+            &self.mesh.subnets,
+        );
         self.router
             .handle_peer_info(peer, PeerInfo { addresses }, now);
     }

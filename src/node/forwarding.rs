@@ -7,13 +7,15 @@ use std::sync::Arc;
 use weft_ipam::Allocator;
 use weft_router::ConnId;
 use weft_router::bindings::BindingView;
+use weft_wire::PeerName;
 
 use super::Node;
-use crate::dataplane::{ByPeer, Egress, Forwarding};
+use crate::dataplane::{ByPeer, Egress, Forwarding, Way};
 
 impl Node {
     /// Replaces the data plane's snapshot. Only established neighbours take or get frames.
-    pub(super) fn replace_forwarding(&self) {
+    pub(super) fn replace_forwarding(&mut self) {
+        self.watch_demand();
         let links = self.router.own_links();
         let sessions: HashMap<ConnId, Arc<Egress>> = self
             .mesh
@@ -41,11 +43,14 @@ impl Node {
             .map(|egress| (egress.peer, egress.clone()))
             .collect();
         let routes = self.router.routes();
-        let next_hops = routes
-            .unicast
-            .iter()
-            .filter_map(|(peer, via)| Some((*peer, neighbours.get(via)?.clone())))
-            .collect();
+        let way = |(peer, via): (&PeerName, &PeerName)| {
+            let way = Way {
+                egress: neighbours.get(via)?.clone(),
+                demand: self.mesh.demand.get(peer).cloned(),
+            };
+            Some((*peer, way))
+        };
+        let ways = routes.unicast.iter().filter_map(way).collect();
         let flood = routes
             .flood
             .iter()
@@ -64,12 +69,25 @@ impl Node {
             conflicts: self.conflicts(),
             macs: self.macs.table.view(),
             bindings: self.answerable(),
-            next_hops,
+            ways,
             flood,
             neighbours,
             sessions,
             taps: self.host.taps(),
         });
+    }
+
+    /// Where we are connected with some peers only, it matters to whom frames are sent.
+    fn watch_demand(&mut self) {
+        let watched = &mut self.mesh.demand;
+        if !self.router.is_sparse() {
+            return watched.clear();
+        }
+        let routes = &self.router.routes().unicast;
+        watched.retain(|peer, _| routes.contains_key(peer));
+        for peer in routes.keys() {
+            watched.entry(*peer).or_default();
+        }
     }
 
     /// Whose addresses questions are answered for.

@@ -26,6 +26,11 @@ impl Node {
             pools: self.further_pools(),
             dns: self.dns_report(),
             network: self.network(),
+            copied_state: self
+                .persisted
+                .set_aside
+                .as_ref()
+                .map(|p| p.display().to_string()),
             warnings: self.warnings(),
         }
     }
@@ -263,6 +268,13 @@ impl Node {
         if !self.config.mesh.password {
             warnings.push("anybody who reaches this port can join: give all peers the same --password (`weft password` makes one)".to_owned());
         }
+        if let Some(kept) = &self.persisted.set_aside {
+            warnings.push(format!(
+                "the state found at the start is another host's, copied with its disk: this is a new peer that owns nothing. The copy is kept as {}",
+                kept.display()
+            ));
+        }
+        warnings.extend(self.clash_warning());
         if let Some(why) = &self.persisted.failure {
             warnings.push(format!(
                 "the state cannot be written, so no address is given out: {why}"

@@ -237,8 +237,26 @@ impl World {
                 let forgotten = up.macs.remove_peer(peer);
                 up.stale |= !forgotten.is_empty();
             }
+            Change::Clash { generation, info } => self.on_clash(n, generation, &info),
             Change::Stopped => panic!("simulated gossip does not stop"),
         }
+    }
+
+    /// As `src/node/clash.rs` does.
+    fn on_clash(&mut self, n: usize, generation: u64, other: &weft_gossip::PeerInfo) {
+        let now = self.clock(n);
+        let us = &self.up(n).own;
+        let is_ours = (us.started, us.uid) < (other.started, other.uid);
+        self.model.clashes.insert(n);
+        if !is_ours {
+            self.up(n).router.stand_back("with another", now);
+            return;
+        }
+        let disk = &mut self.peers[n].disk;
+        disk.generation = disk.generation.max(generation) + 1;
+        let generation = disk.generation;
+        let out = self.up(n).gossip.renew(generation);
+        self.post(n, out);
     }
 
     fn on_published(&mut self, n: usize, peer: PeerName, entry: Entry) {

@@ -138,6 +138,9 @@ impl World {
                     source: us,
                     destination,
                 };
+                let now = self.clock(n);
+                let router = &mut self.peers[n].up.as_mut().unwrap().router;
+                router.handle_demand(destination, now);
                 self.forward(n, header, bytes)
             }
             Captured::Flood => {

@@ -46,6 +46,8 @@ pub(crate) struct Gossip {
     fresh: BTreeMap<PeerName, PeerName>,
     own_is_fresh: bool,
     last: Option<PeerName>,
+    /// A newer run of our own name.
+    clash: Option<Said>,
     pub(crate) look_is_due: bool,
 }
 
@@ -73,6 +75,7 @@ impl Gossip {
             fresh: BTreeMap::new(),
             own_is_fresh: false,
             last: None,
+            clash: None,
             look_is_due: false,
         }
     }
@@ -83,6 +86,13 @@ impl Gossip {
 
     pub(crate) fn withdraw(&mut self, topic: &Topic) {
         self.change(|entries| entries.remove(topic));
+    }
+
+    /// Goes on as another run, as the real one does when it is begun anew.
+    pub(crate) fn renew(&mut self, generation: u64) -> Outbox {
+        self.own.news = (generation, 1, 1);
+        self.own_is_fresh = true;
+        self.push_own()
     }
 
     /// The farewell to all neighbours.
@@ -159,6 +169,11 @@ impl Gossip {
 
     fn take(&mut self, from: PeerName, peer: PeerName, said: Said, now: Instant) {
         if peer == self.us {
+            let is_news = self.clash.as_ref().is_none_or(|c| c.news < said.news);
+            if said.news.0 > self.own.news.0 && is_news {
+                self.clash = Some(said);
+                self.look_is_due = true;
+            }
             return;
         }
         let Some(heard) = self.heard.get_mut(&peer) else {
@@ -213,6 +228,12 @@ impl Gossip {
     fn tell(&mut self, now: Instant) -> Vec<Change> {
         let connected = self.connected();
         let mut changes = Vec::new();
+        if let Some(said) = self.clash.take()
+            && let Some(Entry::Peer(info)) = said.entries.get(&Topic::Peer)
+        {
+            let (generation, info) = (said.news.0, info.clone());
+            changes.push(Change::Clash { generation, info });
+        }
         for (peer, heard) in &self.heard {
             let recent = |at: &Option<Instant>| at.is_some_and(|at| now - at < SILENCE);
             let moves = heard.moved.iter().filter(|at| recent(at)).count();

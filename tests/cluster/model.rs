@@ -31,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) drops: BTreeMap<usize, u64>,
     pub(crate) relayed: u64,
     pub(crate) conflicts: u64,
+    /// Peers that heard of another one with their name.
+    pub(crate) clashes: BTreeSet<usize>,
     pub(crate) taken_over: u64,
     /// Frames sent, and how often each run of a peer delivered each.
     frames: Vec<Vec<u8>>,

@@ -54,7 +54,7 @@ pub(crate) struct Peer {
 }
 
 /// What survives: only what was written.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     /// The state of each pool.
     pub(crate) pools: BTreeMap<Cidr, Vec<u8>>,
@@ -66,6 +66,7 @@ pub(crate) struct Disk {
 
 /// A run of a peer; the same parts as the node has.
 pub(crate) struct Up {
+    pub(crate) own: PeerInfo,
     pub(crate) router: Router,
     pub(crate) ipam: Pools,
     pub(crate) names: NameTable,
@@ -120,6 +121,21 @@ impl Peer {
             clock: Clock::RIGHT,
             disk: Disk::default(),
             run: 0,
+            is_dark: false,
+            up: None,
+            due: None,
+        }
+    }
+
+    /// Another host with a copy of this one's disk.
+    pub(crate) fn copy(&self, settings: Settings) -> Self {
+        Self {
+            settings,
+            name: self.name,
+            identity: self.identity.clone(),
+            disk: self.disk.clone(),
+            run: 0,
+            clock: Clock::RIGHT,
             is_dark: false,
             up: None,
             due: None,
@@ -233,10 +249,12 @@ impl World {
                 .unwrap();
         }
         let mut initial: Vec<Entry> = names.own().map(name_entry).collect();
-        initial.push(Entry::Peer(peer.own_info(uid, started)));
+        let own = peer.own_info(uid, started);
+        initial.push(Entry::Peer(own.clone()));
         let macs = MacTable::new();
         let forwarding = Forwarding::empty(macs.view());
         peer.up = Some(Up {
+            own,
             router,
             ipam,
             names,

@@ -110,6 +110,14 @@ impl World {
         n
     }
 
+    /// A host whose disk is a copy of that one's.
+    pub(crate) fn add_clone(&mut self, of: usize, settings: Settings) -> usize {
+        let n = self.peers.len();
+        self.peers.push(self.peers[of].copy(settings));
+        self.boot(n);
+        n
+    }
+
     pub(crate) fn random(&mut self, below: u64) -> u64 {
         self.rng.next_u64() % below
     }

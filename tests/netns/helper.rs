@@ -63,6 +63,8 @@ fn perform(task: &[&str]) {
         ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
         ["add-pool", subnet] => add_pool(subnet),
+        ["add-address", link, cidr] => change_address(link, cidr, true),
+        ["del-address", link, cidr] => change_address(link, cidr, false),
         unknown => panic!("no such task: {unknown:?}"),
     }
 }
@@ -419,4 +421,22 @@ fn link_named(name: &str) -> LinkAddr {
     let link = link.unwrap_or_else(|| panic!("no link {name}"));
     assert!(link.len() > 0, "{name} has no hardware address");
     link
+}
+
+/// Gives a link an address, or takes one from it.
+fn change_address(link: &str, cidr: &str, add: bool) {
+    let (addr, prefix) = cidr.split_once('/').unwrap();
+    let (addr, prefix) = (addr.parse().unwrap(), prefix.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let netlink = weft_net::Netlink::new().unwrap();
+        match add {
+            true => netlink.add_address(link, addr, prefix).await.unwrap(),
+            false => netlink.del_address(link, addr, prefix).await.unwrap(),
+        }
+    });
+    report("ready");
+    report("done");
 }

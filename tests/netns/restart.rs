@@ -73,3 +73,38 @@ fn a_router_is_launched_once_and_resumes_when_told_to() {
     lab.ok("host2", &["weft", "launch"]);
     assert_eq!(lab.report("host2").router.targets, [] as [&str; 0]);
 }
+
+#[test]
+fn names_of_a_host_whose_router_restarts_within_seconds_are_known_all_the_while() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("blink", 3, 1, &[]);
+    let known = |lab: &Lab| lab.ok("host1", &["weft", "dns-lookup", "c2"]);
+    let address = known(&lab);
+    lab.crash("host2");
+    let crashed = Instant::now();
+    while crashed.elapsed() < Duration::from_secs(3) {
+        assert_eq!(known(&lab), address, "while it is away");
+    }
+    lab.ok("host2", &["weft", "launch"]);
+    let launched = Instant::now();
+    while launched.elapsed() < Duration::from_secs(10) {
+        assert_eq!(known(&lab), address, "when it is back");
+    }
+    lab.pings("c1", "c2", SOON);
+
+    // A stop is meant, so the names go; and come back with the router, in a mesh where nothing else is wrong.
+    lab.ok("host2", &["weft", "stop"]);
+    eventually("the name is gone", SOON, || {
+        let found = lab.exec("host1", &["weft", "dns-lookup", "c2"]);
+        ensure(found.code == Some(4), format!("{found:?}"))
+    });
+    lab.ok("host2", &["weft", "launch", "host1"]);
+    let launched = Instant::now();
+    eventually("the name is back", SOON, || {
+        let found = lab.exec("host1", &["weft", "dns-lookup", "c2"]);
+        ensure(found.printed == address, format!("{found:?}"))
+    });
+    println!("names were back after {:?}", launched.elapsed());
+}

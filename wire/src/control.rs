@@ -115,11 +115,13 @@ pub enum RefusalReason {
     Stopping,
     /// What the other side sent makes no sense here.
     Protocol,
+    /// There are too many peers to be connected with all, and this connection carries nothing. Not a fault.
+    Unneeded,
 }
 
 impl RefusalReason {
     /// Every reason, in wire order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::WrongPassword,
         Self::PasswordOnOneSide,
         Self::OtherCluster,
@@ -134,6 +136,7 @@ impl RefusalReason {
         Self::NoHeartbeat,
         Self::Stopping,
         Self::Protocol,
+        Self::Unneeded,
     ];
 
     /// The name of the reason as a metric label.
@@ -153,6 +156,7 @@ impl RefusalReason {
             Self::NoHeartbeat => "no_heartbeat",
             Self::Stopping => "stopping",
             Self::Protocol => "protocol",
+            Self::Unneeded => "unneeded",
         }
     }
 
@@ -172,6 +176,7 @@ impl RefusalReason {
             Self::NoHeartbeat => "no UDP heartbeat",
             Self::Stopping => "stopping",
             Self::Protocol => "protocol error",
+            Self::Unneeded => "not needed any more",
         }
     }
 

@@ -289,6 +289,8 @@ impl Table {
                 let left = self.peers.remove(&peer).expect("it was live");
                 assert!(left.is_empty(), "not withdrawn: {left:?}");
             }
+            // About us, not about others.
+            Change::Clash { .. } => {}
             Change::Stopped => {
                 assert!(self.peers.is_empty(), "{:?}", self.peers);
                 self.stopped = true;

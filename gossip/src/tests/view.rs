@@ -248,6 +248,40 @@ fn at_the_end_all_is_withdrawn() {
     assert_eq!(bench.known(), []);
 }
 
+#[test]
+fn a_newer_run_of_our_own_name_is_told_and_told_again_while_it_lives() {
+    let mut bench = Bench::new();
+    let clash = |generation| Change::Clash {
+        generation,
+        info: info(generation),
+    };
+    bench.view = View::new(run(99, 5));
+    // One that is older than ours is what we were before.
+    bench.arrive(run(99, 4), &[]);
+    assert_eq!(bench.look(), []);
+    bench.arrive(run(99, 7), &[record("a", 1)]);
+    assert_eq!(bench.look(), [clash(7)]);
+    bench.beat(run(99, 7));
+    assert_eq!(
+        bench.look(),
+        [],
+        "it was seen the first time, which says nothing"
+    );
+    let mut told = 0;
+    for _ in 0..60 {
+        bench.now += Duration::from_secs(1);
+        bench.beat(run(99, 7));
+        told += bench.look().iter().filter(|c| **c == clash(7)).count();
+    }
+    assert!((4..=5).contains(&told), "{told} times in a minute");
+    // It is silent now, and says no more.
+    bench.now += Duration::from_secs(60);
+    assert_eq!(bench.look(), []);
+    bench.arrive(run(99, 9), &[]);
+    assert_eq!(bench.look(), [clash(9)]);
+    assert_eq!(bench.known(), []);
+}
+
 /// Something that happens to one of a few runs.
 #[derive(Debug, Clone)]
 enum Step {

@@ -21,6 +21,7 @@ use crate::pulse::Pulse;
 use crate::{ConnId, Event};
 
 use super::Router;
+use super::choosing::Room;
 use super::ending::End;
 
 /// What becomes of a connection whose peer has said who it is.
@@ -30,6 +31,8 @@ enum Verdict {
     Refuse(Refusal),
     /// Takes the place of this one.
     Replace(ConnId),
+    /// Another peer's connection, which is of less use, goes for it.
+    MakeRoom(ConnId),
     /// Unless this one lives.
     Contest(ConnId),
     /// The other side decides between it and this one.
@@ -63,13 +66,19 @@ impl Router {
             return;
         };
         match &verdict {
-            Verdict::Admit | Verdict::Replace(_) | Verdict::Standby(_) => self.greet(conn, now),
+            Verdict::Admit | Verdict::Replace(_) | Verdict::MakeRoom(_) | Verdict::Standby(_) => {
+                self.greet(conn, now);
+            }
             Verdict::Refuse(_) | Verdict::Contest(_) => {}
         }
         match verdict {
             Verdict::Admit => self.install(conn, false, now),
             Verdict::Refuse(refusal) => self.end(conn, End::Refuse(refusal), now),
             Verdict::Replace(old) => self.replace(old, conn, now),
+            Verdict::MakeRoom(other) => {
+                self.end(other, End::Refuse(self.over_limit()), now);
+                self.install(conn, false, now);
+            }
             Verdict::Standby(over) => {
                 let deadline = now + STANDBY;
                 self.set_stage(conn, Stage::Standby { over, deadline });
@@ -135,6 +144,9 @@ impl Router {
 
     fn judge(&self, link: &Link) -> Option<Verdict> {
         let (key, hello) = (link.key?, link.hello.as_ref()?);
+        if let Some(refusal) = self.standing_back() {
+            return Some(Verdict::Refuse(refusal));
+        }
         if let Err(refusal) = self
             .check_us(&key, hello)
             .and_then(|()| self.check_pools(hello))
@@ -144,9 +156,10 @@ impl Router {
         let held = self.conns.peers.get(&hello.name).copied();
         let Some((held, holder)) = held.and_then(|held| Some((held, self.conns.links.get(&held)?)))
         else {
-            return Some(match self.limit_reached() {
-                false => Verdict::Admit,
-                true => Verdict::Refuse(self.over_limit()),
+            return Some(match self.room_for(hello.name) {
+                Room::Free => Verdict::Admit,
+                Room::InPlaceOf(other) => Verdict::MakeRoom(other),
+                Room::None => Verdict::Refuse(self.over_limit()),
             });
         };
         if holder.key != Some(key) {
@@ -221,9 +234,9 @@ impl Router {
     }
 
     fn over_limit(&self) -> Refusal {
+        let limit = self.config.conn_limit;
         let text = format!(
-            "there are {} already; see --conn-limit",
-            self.config.conn_limit
+            "there are to be {limit} connections; connect to other peers, or see --conn-limit"
         );
         Refusal::new(RefusalReason::Limit, text)
     }
@@ -273,6 +286,7 @@ impl Router {
             .push_back(Event::Connected { peer, conn, hello });
         self.conns.released.push(conn);
         self.links_changed = true;
+        self.choice.peers_changed(now);
         self.offer_key(conn, now);
     }
 

@@ -12,6 +12,7 @@ use crate::dial::Ended;
 use crate::link::Origin;
 use crate::{ConnId, Event, Target, TargetStatus};
 
+use super::choosing::Room;
 use super::ending::End;
 use super::{Conns, Router, report};
 
@@ -75,11 +76,16 @@ impl Router {
         if self.stopping {
             return;
         }
+        let off = self.stands_back.as_ref().map(|(until, _)| *until);
         let full = self.limit_reached();
         for target in self.targets.due(now) {
             let Some(dial) = self.targets.dial(&target) else {
                 continue;
             };
+            if let Some(until) = off {
+                dial.put_off(until, Some(RefusalReason::Clone.words()));
+                continue;
+            }
             if full {
                 let until = now + spread(WHILE_FULL, &mut self.rng);
                 dial.put_off(until, Some(RefusalReason::Limit.words()));
@@ -91,9 +97,19 @@ impl Router {
         }
         for candidate in self.discovery.due(now) {
             let busy = self.conns.discovering() >= MAX_DISCOVERING;
+            let wanted = self.choice.wants(candidate.peer);
+            let full = !matches!(self.room_for(candidate.peer), Room::Free);
             let Some(dial) = self.discovery.dial(candidate.peer) else {
                 continue;
             };
+            if !wanted {
+                dial.park();
+                continue;
+            }
+            if let Some(until) = off {
+                dial.put_off(until, None);
+                continue;
+            }
             if full || busy {
                 let wait = if full { WHILE_FULL } else { WHILE_BUSY };
                 dial.put_off(now + spread(wait, &mut self.rng), None);
@@ -161,6 +177,7 @@ impl Router {
             Origin::Discovered(candidate) => {
                 self.discovery
                     .failed(*candidate, conn, ended, &mut self.rng, now);
+                self.choice.peers_changed(now);
             }
         }
     }

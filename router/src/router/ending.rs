@@ -36,7 +36,10 @@ impl Router {
         if matches!(end, End::Broken(ChannelError::WrongPassword)) {
             self.throttle.wrong_password(link.remote.ip(), now);
         }
-        let ended = describe(&link, &end, self.config.identity.public(), now);
+        let mut ended = describe(&link, &end, self.config.identity.public(), now);
+        if ended.reason == Some(RefusalReason::Limit) {
+            ended.at_least = self.while_full();
+        }
         self.remember(&link, &end, &ended, now);
         self.succeed(conn, &link, &end, &ended, now);
         let unfinished = link.origin == Origin::Inbound && link.up().is_none();
@@ -165,8 +168,10 @@ impl Router {
             .peer_disconnected(peer, ended, &mut self.rng, now);
         self.discovery
             .peer_disconnected(peer, ended, &mut self.rng, now);
-        let why = ended.why.clone();
-        self.events.push_back(Event::Disconnected { peer, why });
+        let (why, reason) = (ended.why.clone(), ended.reason);
+        self.choice.peers_changed(now);
+        let event = Event::Disconnected { peer, why, reason };
+        self.events.push_back(event);
     }
 
     /// The peer of a connection that ended because there is another one: as somebody said, or while
@@ -219,6 +224,7 @@ fn describe(link: &Link, end: &End, our_key: &[u8; 32], now: Instant) -> Ended {
     );
     Ended {
         why,
+        reason,
         lived: link.up().map(|up| now.saturating_duration_since(up.since)),
         // Words in clear can be anybody's; only the key shows that it is us.
         ourselves: reason == Some(RefusalReason::OwnAddress) && link.key.as_ref() == Some(our_key),
@@ -236,14 +242,16 @@ fn in_our_words(refusal: &Refusal) -> String {
 
 fn is_harmless(reason: RefusalReason) -> bool {
     match reason {
-        RefusalReason::Duplicate | RefusalReason::OwnAddress => true,
+        RefusalReason::Duplicate
+        | RefusalReason::OwnAddress
+        | RefusalReason::Limit
+        | RefusalReason::Unneeded => true,
         RefusalReason::WrongPassword
         | RefusalReason::PasswordOnOneSide
         | RefusalReason::OtherCluster
         | RefusalReason::Version
         | RefusalReason::NameClash
         | RefusalReason::Clone
-        | RefusalReason::Limit
         | RefusalReason::Range
         | RefusalReason::Throttled
         | RefusalReason::NoHeartbeat

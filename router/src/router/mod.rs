@@ -1,8 +1,10 @@
 //! The control side as one machine: it owns the small ones and makes them work together.
 //!
 //! * `mod.rs`: what the node calls, and the way of bytes and events.
+//! * `clash.rs`: another router with our name.
 //! * `dialling.rs`: whom to dial, told or found.
 //! * `admission.rs`: who may be a peer's connection; refusals, clones, duplicates.
+//! * `choosing.rs`: who is worth a connection when there are too many for all.
 //! * `life.rs`: a connection that is up: keys, heartbeats, readiness, time.
 //! * `ending.rs`: how a connection ends, and who is told.
 //! * `relay.rs`: messages to peers further away.
@@ -12,6 +14,8 @@
 //! under its peer's name; no session number is used twice.
 
 mod admission;
+mod choosing;
+mod clash;
 mod dialling;
 mod ending;
 mod life;
@@ -33,6 +37,7 @@ use weft_wire::message::{Heartbeat, Probe};
 use weft_wire::{PeerName, PeerUid};
 use zeroize::Zeroizing;
 
+use crate::choice::Choice;
 use crate::connect::Targets;
 use crate::control::{Channel, Credentials, Side, Step};
 use crate::discovery::Discovery;
@@ -59,10 +64,13 @@ pub struct Router {
     conns: Conns,
     targets: Targets,
     discovery: Discovery,
+    choice: Choice,
     throttle: Throttle,
     failures: Failures,
     mesh: Mesh,
     events: VecDeque<Event>,
+    /// Another router with our name came first: until when we keep off the mesh, and why.
+    stands_back: Option<(Instant, String)>,
     /// What to publish of our connections may differ from what was published.
     links_changed: bool,
     /// [`Router::shutdown`] was called: nobody is dialled or let in any more.
@@ -108,10 +116,12 @@ impl Router {
             conns: Conns::default(),
             targets: Targets::default(),
             discovery: Discovery::new(config.name),
+            choice: Choice::new(config.name, config.conn_limit),
             throttle: Throttle::default(),
             failures: Failures::default(),
             mesh: Mesh::new(config.name),
             events: VecDeque::new(),
+            stands_back: None,
             links_changed: false,
             stopping: false,
             config,
@@ -219,12 +229,16 @@ impl Router {
         links: BTreeMap<PeerName, LinkState>,
         now: Instant,
     ) {
-        self.mesh.set_links(peer, uid, links, now);
+        if self.mesh.set_links(peer, uid, links, now) {
+            self.choice.peers_changed(now);
+        }
     }
 
     /// A peer is gone from gossip: it is not dialled by discovery, and no route leads there.
     pub fn handle_peer_gone(&mut self, peer: PeerName, now: Instant) {
-        self.mesh.remove(peer, now);
+        if self.mesh.remove(peer, now) {
+            self.choice.peers_changed(now);
+        }
         if let Some(conn) = self.discovery.gone(peer) {
             self.abandon(conn, now);
         }
@@ -269,6 +283,8 @@ impl Router {
         if self.mesh.handle_timeout(now) {
             self.events.push_back(Event::RoutesChanged);
         }
+        self.stands_back.take_if(|(until, _)| *until <= now);
+        self.choose_if_due(now);
         self.dial_due(now);
         self.finish(now);
     }
@@ -284,7 +300,15 @@ impl Router {
         let dialling = dialling.into_iter().flatten();
         let failures = self.failures.poll_timeout().map(|at| (at, "failures"));
         let routes = self.mesh.poll_timeout().map(|at| (at, "routes"));
+        let off = self.stands_back.as_ref();
+        let off = off.map(|(until, _)| (*until, "name clash"));
+        let choice = self
+            .choice
+            .poll_timeout()
+            .map(|at| (at, "choice of neighbours"));
         let all = lingering
+            .chain(choice)
+            .chain(off)
             .chain(links)
             .chain(dialling.map(|at| (at, "dial")));
         all.chain(failures).chain(routes).min_by_key(|(at, _)| *at)
@@ -429,14 +453,17 @@ impl Router {
         while let Some(conn) = self.conns.released.pop() {
             self.read(conn, now);
         }
-        self.publish_links();
+        self.publish_links(now);
     }
 
-    fn publish_links(&mut self) {
-        if std::mem::take(&mut self.links_changed) && self.mesh.set_own(self.own_links()) {
-            self.events
-                .extend([Event::LinksChanged, Event::RoutesChanged]);
+    fn publish_links(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.links_changed) {
+            return;
         }
+        let (links, routes) = self.mesh.set_own(self.own_links(), now);
+        let links = links.then_some(Event::LinksChanged);
+        let routes = routes.then_some(Event::RoutesChanged);
+        self.events.extend(links.into_iter().chain(routes));
     }
 }
 
