@@ -146,6 +146,8 @@ const UNFINISHED: &[&str] = &[
     "unimpl\u{65}mented!",
     "#[ign\u{6f}re",
 ];
+/// What claims nothing is no check that is left out. A task of its own runs it.
+const MEASUREMENT: &str = "#[ign\u{6f}re = \"a measurement\"]";
 /// Folders that hold tests alone.
 const TEST_FOLDERS: &[&str] = &["tests", "simulation"];
 /// Longest source file, its tests left out.
@@ -223,7 +225,8 @@ fn nothing_is_left_unfinished() {
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
         for (number, line) in text.lines().enumerate() {
-            if UNFINISHED.iter().any(|word| line.contains(word)) {
+            let is_measured = line.trim() == MEASUREMENT;
+            if !is_measured && UNFINISHED.iter().any(|word| line.contains(word)) {
                 found.push(format!("{}:{}: {line}", path.display(), number + 1));
             }
         }
@@ -251,6 +254,26 @@ fn files_stay_small_enough_to_be_read() {
         })
         .collect();
     assert!(long.is_empty(), "split these: {long:?}");
+}
+
+#[test]
+fn every_test_that_the_page_on_faults_names_is_there() {
+    let page = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2);
+    let named: Vec<_> = quoted
+        .filter(|word| word.contains('_') && !word.contains(' '))
+        .collect();
+    assert!(named.len() > 30, "the page is not what this test reads");
+    let texts: Vec<_> = sources()
+        .into_iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let is_there = |name: &&str| {
+        let line = format!("fn {name}(");
+        texts.iter().any(|text| text.contains(&line))
+    };
+    let missing: Vec<_> = named.into_iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
 }
 
 fn root() -> &'static Path {
