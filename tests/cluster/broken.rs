@@ -47,6 +47,7 @@ impl Broken {
     }
 
     /// What the rule says.
+    #[allow(dead_code, reason = "the command's help is printed by the crate `sim`")]
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Nothing => "every rule stands",
