@@ -5,7 +5,8 @@
 //! namespace, and the router need not know Docker.
 //!
 //! [`Target`] and [`AddressSpec`] are what people type; [`find`] turns the first into a
-//! [`Container`]; [`runtime`] and [`proxy`] attach what Docker starts; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
+//! [`Container`]; [`runtime`] and [`proxy`] attach what Docker starts; [`network`] is Docker's plugin, which
+//! [`managed`] has Docker run for a swarm; [`watch`] follows what Docker does; [`attach`], [`detach`], [`expose`], [`names`] and [`list`] are one command each.
 //!
 //! Invariant: a command that fails has given back whatever it was given on the way.
 #![forbid(unsafe_code)]

@@ -378,7 +378,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long after an event another look follows: Docker's list of containers trails its events.
 const ECHO: Duration = Duration::from_secs(1);
 /// The shortest time between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long the address of a container that is attached again may take; it is its own already.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The shortest and the longest wait for Docker.
