@@ -8,6 +8,7 @@ use weft_api::types::{self as api, ContainerId};
 use weft_api::{Cidr, Report};
 use weft_ipam::RequestId;
 use weft_router::ConnId;
+use weft_wire::NetworkKey;
 
 /// Something from outside for the node's mailbox.
 #[derive(Debug)]
@@ -41,6 +42,16 @@ pub(crate) enum Request {
     Report(Reply<Report>),
     Metrics(Reply<String>),
     Network(Reply<api::Network>),
+    NetworkOf(NetworkKey, Reply<api::Network>),
+    JoinNetwork(
+        NetworkKey,
+        ContainerId,
+        api::JoinNetwork,
+        Reply<api::Network>,
+    ),
+    LeaveNetwork(NetworkKey, ContainerId, Reply<()>),
+    NetworkUsers(Reply<api::NetworkUsers>),
+    NetworksOf(ContainerId, Reply<api::UsedNetworks>),
     Connect(api::Connect, Reply<()>),
     Forget(api::Forget, Reply<()>),
     ResetPrepare(Reply<api::HandedOver>),

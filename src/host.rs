@@ -1,4 +1,4 @@
-//! The Linux side of the node: the bridge, its TAP port, the resolver's address, exposed addresses,
+//! The Linux side of the node: the bridges, their TAP ports, the resolver's address, exposed addresses,
 //! and bridge entries for remote MACs.
 //!
 //! What cannot be done is said once in the log and stays in the status' warnings until it works;
@@ -19,20 +19,25 @@ use weft_net::forward;
 use weft_net::masquerade;
 use weft_net::tap::Tap;
 use weft_router::{Subnet, nearness};
-use weft_wire::{MacAddr, Network};
+use weft_wire::{MacAddr, Network, NetworkKey};
 
 use crate::config::Config;
 use crate::convert;
 use crate::dataplane::Taps;
-use crate::state::ExposedState;
+use crate::state::{ExposedState, Links};
+
+mod networks;
 
 /// What the node does to the host.
 pub(crate) struct Host {
     netlink: Netlink,
     /// The default network's bridge.
     bridge: String,
-    /// The links of each network this host has.
-    networks: BTreeMap<Network, Links>,
+    /// The MAC and the MTU of every bridge.
+    mac: MacAddr,
+    mtu: u32,
+    /// Each network this host has, by its number at present.
+    networks: BTreeMap<Network, Place>,
     /// The TAPs of the networks beside the default one.
     taps: Arc<Taps>,
     warnings: Vec<String>,
@@ -42,11 +47,11 @@ pub(crate) struct Host {
     filter: forward::Guard,
 }
 
-/// What a network is on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Links {
-    pub(crate) bridge: String,
-    pub(crate) tap: String,
+/// A network on this host.
+#[derive(Debug)]
+struct Place {
+    key: NetworkKey,
+    links: Links,
 }
 
 impl Host {
@@ -60,15 +65,6 @@ impl Host {
         exposed: &[ExposedState],
     ) -> anyhow::Result<(Self, Tap)> {
         let netlink = Netlink::new()?;
-        let mtu = u32::from(config.mesh.mtu);
-        let bridge_config = BridgeConfig {
-            name: config.host.bridge.clone(),
-            mac: config.name.to_mac(),
-            mtu,
-        };
-        bridge::ensure_bridge(&netlink, &bridge_config).await?;
-        let tap = Tap::attach(&config.host.tap)?;
-        bridge::enslave_tap(&netlink, &config.host.tap, &config.host.bridge).await?;
         let links = Links {
             bridge: config.host.bridge.clone(),
             tap: config.host.tap.clone(),
@@ -76,12 +72,17 @@ impl Host {
         let mut host = Self {
             netlink,
             bridge: links.bridge.clone(),
-            networks: BTreeMap::from([(Network::DEFAULT, links)]),
+            mac: config.name.to_mac(),
+            mtu: config.mesh.mtu.into(),
+            networks: BTreeMap::new(),
             taps: Arc::default(),
             warnings: Vec::new(),
             unconfirmed: (Instant::now(), BTreeSet::new()),
             filter: forward::Guard::start(config.host.bridge.as_str()),
         };
+        let tap = host.bring_up(&links).await?;
+        let key = NetworkKey::Default;
+        host.networks.insert(Network::DEFAULT, Place { key, links });
         host.unconfirmed.1 = host.entries(Network::DEFAULT).await;
         if let Some(dns) = &config.dns {
             let pools: Vec<_> = config
@@ -129,6 +130,19 @@ impl Host {
         }
     }
 
+    /// Makes a network's links, or brings those that are there into the state they should be in.
+    async fn bring_up(&self, links: &Links) -> anyhow::Result<Tap> {
+        let config = BridgeConfig {
+            name: links.bridge.clone(),
+            mac: self.mac,
+            mtu: self.mtu,
+        };
+        bridge::ensure_bridge(&self.netlink, &config).await?;
+        let tap = Tap::attach(&links.tap)?;
+        bridge::enslave_tap(&self.netlink, &links.tap, &links.bridge).await?;
+        Ok(tap)
+    }
+
     /// The TAPs of the networks beside the default one; the same map as long as they are the same.
     pub(crate) fn taps(&self) -> Arc<Taps> {
         self.taps.clone()
@@ -137,7 +151,7 @@ impl Host {
     /// Has the network's bridge send frames for this MAC to us alone, instead of to every container.
     pub(crate) async fn add_remote_mac(&mut self, network: Network, mac: MacAddr) {
         self.unconfirmed.1.remove(&(network, mac));
-        let Some(links) = self.networks.get(&network) else {
+        let Some(Place { links, .. }) = self.networks.get(&network) else {
             return;
         };
         if let Err(error) = fdb::fdb_replace(&self.netlink, mac, &links.tap).await {
@@ -148,7 +162,7 @@ impl Host {
     /// Takes such an entry back.
     pub(crate) async fn forget_remote_mac(&mut self, network: Network, mac: MacAddr) {
         self.unconfirmed.1.remove(&(network, mac));
-        let Some(links) = self.networks.get(&network) else {
+        let Some(Place { links, .. }) = self.networks.get(&network) else {
             return;
         };
         if let Err(error) = fdb::fdb_del(&self.netlink, mac, &links.tap).await {
@@ -179,20 +193,19 @@ impl Host {
         Ok(())
     }
 
-    /// Puts the resolver's address on the bridge, and has its answers to these pools leave by it.
+    /// Puts the resolver's address on every bridge, and has its answers to these pools leave by them.
     pub(crate) async fn resolver_address(
         &self,
         addr: Ipv4Addr,
         pools: &[Cidr],
     ) -> anyhow::Result<()> {
         let pools: Vec<_> = pools.iter().map(|p| (p.addr(), p.prefix())).collect();
-        bridge::dns_address(&self.netlink, &self.bridge, addr, &pools)
+        let bridges: Vec<&str> = self.bridges().collect();
+        bridge::dns_address(&self.netlink, &bridges, addr, &pools)
             .await
             .with_context(|| {
-                format!(
-                    "cannot put the resolver's address {addr} on {}",
-                    self.bridge
-                )
+                let bridges = bridges.join(", ");
+                format!("cannot put the resolver's address {addr} on {bridges}")
             })
     }
 
@@ -210,7 +223,7 @@ impl Host {
     /// The ports of all networks' bridges by name; none if that cannot be found out.
     pub(crate) async fn ports(&self) -> Option<BTreeSet<String>> {
         let mut all = BTreeSet::new();
-        for links in self.networks.values() {
+        for Place { links, .. } in self.networks.values() {
             let ports = self.netlink.list_ports(&links.bridge).await;
             let unknown = |error: &_| debug!(%error, "a bridge's ports are not known");
             all.extend(ports.inspect_err(unknown).ok()?);
@@ -221,7 +234,7 @@ impl Host {
     /// Which MACs the bridges have learned by themselves, and the numbers of their ports.
     pub(crate) async fn learned_ports(&self) -> BTreeMap<(Network, MacAddr), u32> {
         let mut all = BTreeMap::new();
-        for (network, links) in &self.networks {
+        for (network, Place { links, .. }) in &self.networks {
             let learned = fdb::fdb_dump_learned(&self.netlink, &links.bridge).await;
             let unknown = |error: &_| debug!(%error, "what a bridge has learned is not known");
             let learned = learned.inspect_err(unknown).unwrap_or_default();
@@ -236,7 +249,7 @@ impl Host {
 
     /// What we, or a router before us, had a network's bridge know.
     async fn entries(&self, network: Network) -> BTreeSet<(Network, MacAddr)> {
-        let Some(links) = self.networks.get(&network) else {
+        let Some(Place { links, .. }) = self.networks.get(&network) else {
             return BTreeSet::new();
         };
         let entries = fdb::fdb_dump_extern(&self.netlink, &links.tap).await;

@@ -165,6 +165,13 @@ fn control(node: Node) -> Router {
         .route(routes::PRIME, post(prime))
         .route(routes::POOL, put(add_pool))
         .route(routes::NETWORK, get(network))
+        .route(routes::NETWORK_OF, get(network_of))
+        .route(
+            routes::NETWORK_USER,
+            put(join_network).delete(leave_network),
+        )
+        .route(routes::NETWORKS, get(network_users))
+        .route(routes::NETWORKS_OF, get(networks_of))
         .route(routes::NAME, put(add_name).delete(remove_names))
         .route(routes::NAME_LOOKUP, get(find_name))
         .route(routes::BINDING, put(bind).delete(unbind))
@@ -185,6 +192,49 @@ async fn metrics(State(node): State<Node>) -> Answer<Response> {
 
 async fn network(State(node): State<Node>) -> Answer<Json<api::Network>> {
     node.ask(Request::Network).await.map(Json)
+}
+
+async fn network_of(
+    State(node): State<Node>,
+    Segment(network): Segment<String>,
+) -> Answer<Json<api::Network>> {
+    let network = network.parse().map_err(Failure::bad)?;
+    node.ask(|reply| Request::NetworkOf(network, reply))
+        .await
+        .map(Json)
+}
+
+async fn join_network(
+    State(node): State<Node>,
+    Segment((network, user)): Segment<(String, String)>,
+    Body(body): Body<api::JoinNetwork>,
+) -> Answer<Json<api::Network>> {
+    let network = network.parse().map_err(Failure::bad)?;
+    let user = ContainerId::new(user).map_err(Failure::bad)?;
+    node.ask(|reply| Request::JoinNetwork(network, user, body, reply))
+        .await
+        .map(Json)
+}
+
+async fn leave_network(
+    State(node): State<Node>,
+    Segment((network, user)): Segment<(String, String)>,
+) -> Answer<StatusCode> {
+    let network = network.parse().map_err(Failure::bad)?;
+    let user = ContainerId::new(user).map_err(Failure::bad)?;
+    node.ask(|reply| Request::LeaveNetwork(network, user, reply))
+        .await
+        .map(nothing)
+}
+
+async fn network_users(State(node): State<Node>) -> Answer<Json<api::NetworkUsers>> {
+    node.ask(Request::NetworkUsers).await.map(Json)
+}
+
+async fn networks_of(State(node): State<Node>, user: Container) -> Answer<Json<api::UsedNetworks>> {
+    node.ask(|reply| Request::NetworksOf(user.0, reply))
+        .await
+        .map(Json)
 }
 
 async fn connect(State(node): State<Node>, Body(body): Body<api::Connect>) -> Answer<StatusCode> {

@@ -13,6 +13,7 @@ mod clash;
 mod effects;
 mod forwarding;
 mod macs;
+mod networks;
 mod renewal;
 mod requests;
 mod status;
@@ -29,6 +30,7 @@ use tracing::{debug, error, info, warn};
 use weft_dns::{Domain, Name, NameTable, Record};
 use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
 use weft_ipam::{Pools, RequestId};
+use weft_router::networks::Networks;
 use weft_router::session::SendSession;
 use weft_router::{ConnId, Router, Subnet};
 use weft_wire::PeerName;
@@ -60,6 +62,8 @@ pub(crate) struct Node {
     ipam: Pools,
     names: Names,
     macs: Macs,
+    /// Who has which network, and under which number.
+    networks: Networks,
     mesh: Mesh,
     host: Host,
     streams: Streams,
@@ -163,6 +167,7 @@ pub(crate) struct Parts {
     pub(crate) names: Names,
     pub(crate) gossip: Gossip,
     pub(crate) macs: Macs,
+    pub(crate) networks: Networks,
     pub(crate) host: Host,
     pub(crate) streams: Streams,
     pub(crate) data: DataPlane,
@@ -184,6 +189,7 @@ impl Node {
             ipam: parts.ipam,
             names: parts.names,
             macs: parts.macs,
+            networks: parts.networks,
             mesh: Mesh::new(parts.gossip),
             host: parts.host,
             streams: parts.streams,
@@ -202,6 +208,7 @@ impl Node {
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.route_answers().await;
         loop {
             self.carry_out().await?;
             let deadline = self.deadline();

@@ -80,6 +80,7 @@ async fn serve(socket: &Path, args: &PluginArgs) -> anyhow::Result<()> {
     // What is to be done for a host once is the host's own plugin's.
     if role == Role::Host {
         tokio::spawn(network::free_leftovers(router.clone()));
+        tokio::spawn(network::keep_networks_known(router.clone()));
         tokio::spawn(watch::watch(router.clone()));
         if !args.no_docker_network {
             tokio::spawn(network::make_docker_network());

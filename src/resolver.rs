@@ -10,6 +10,7 @@
 mod quota;
 mod upstream;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use socket2::{Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -51,8 +53,11 @@ pub(crate) struct ResolverConfig {
 #[derive(Debug)]
 pub(crate) struct Resolver {
     service: Arc<Service>,
-    /// Aborted when dropped.
+    /// Those that listen for whoever reaches the addresses; aborted when dropped.
     _tasks: JoinSet<()>,
+    listen: Vec<SocketAddr>,
+    /// Those that listen for the containers at one bridge, by its name.
+    bridges: BTreeMap<String, JoinSet<()>>,
 }
 
 impl Resolver {
@@ -65,8 +70,9 @@ impl Resolver {
         getrandom::fill(&mut seed).map_err(StartError::Randomness)?;
         let mut sockets = Vec::new();
         for address in &config.listen {
-            sockets.push(bind(*address).await?);
+            sockets.push(bind(*address, None)?);
         }
+        let listen = config.listen.clone();
         let service = Arc::new(Service {
             table,
             domain: config.domain,
@@ -85,7 +91,38 @@ impl Resolver {
         Ok(Self {
             service,
             _tasks: tasks,
+            listen,
+            bridges: BTreeMap::new(),
         })
+    }
+
+    /// Listens at each of these bridges for itself, and no more at any other. So a question's answer
+    /// leaves by the bridge the question came in by, where several networks have one subnet. Returns
+    /// why it does not where it cannot.
+    pub(crate) fn listen_at(&mut self, bridges: BTreeSet<String>) -> Vec<StartError> {
+        self.bridges.retain(|bridge, _| bridges.contains(bridge));
+        let mut failed = Vec::new();
+        for bridge in bridges {
+            if self.bridges.contains_key(&bridge) {
+                continue;
+            }
+            let sockets = self
+                .listen
+                .iter()
+                .map(|address| bind(*address, Some(&bridge)));
+            match sockets.collect::<Result<Vec<_>, _>>() {
+                Ok(sockets) => {
+                    let mut tasks = JoinSet::new();
+                    for (udp, tcp) in sockets {
+                        tasks.spawn(serve_datagrams(self.service.clone(), Arc::new(udp)));
+                        tasks.spawn(serve_connections(self.service.clone(), tcp));
+                    }
+                    self.bridges.insert(bridge, tasks);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        failed
     }
 
     /// The servers that are asked what is not ours, in this order.
@@ -277,7 +314,9 @@ impl fmt::Debug for Service {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), StartError> {
+/// Sockets for an address, for what comes in by one link or by any. Of those that would take a packet
+/// the kernel prefers the one made last, so those of bridges come after the others.
+fn bind(address: SocketAddr, link: Option<&str>) -> Result<(UdpSocket, TcpListener), StartError> {
     let failed = |transport| {
         move |source| StartError::Bind {
             address,
@@ -285,11 +324,33 @@ async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), StartErro
             source,
         }
     };
-    let udp = UdpSocket::bind(address).await.map_err(failed("UDP"))?;
+    let udp = socket(address, link, Type::DGRAM).map_err(failed("UDP"))?;
+    let udp = UdpSocket::from_std(udp.into()).map_err(failed("UDP"))?;
     // With port 0 the system chooses one, which must be the same for both.
     let chosen = udp.local_addr().map_err(failed("UDP"))?;
-    let tcp = TcpListener::bind(chosen).await.map_err(failed("TCP"))?;
+    let tcp = socket(chosen, link, Type::STREAM).map_err(failed("TCP"))?;
+    tcp.listen(BACKLOG).map_err(failed("TCP"))?;
+    let tcp = TcpListener::from_std(tcp.into()).map_err(failed("TCP"))?;
     Ok((udp, tcp))
+}
+
+fn socket(address: SocketAddr, link: Option<&str>, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(socket2::Domain::for_address(address), kind, None)?;
+    if link.is_some() {
+        socket.set_reuse_port(true)?;
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    if let Some(link) = link {
+        socket.bind_device(Some(link.as_bytes()))?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    // From here on more sockets of ours may have the address; before, one that is there would be
+    // somebody else's.
+    socket.set_reuse_port(true)?;
+    Ok(socket)
 }
 
 fn remedy(error: &io::Error) -> &'static str {
@@ -411,6 +472,8 @@ async fn write_message(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -
 const MAX_MESSAGE: usize = 65_535;
 /// Queries under way to upstream servers; each over UDP takes a socket.
 const MAX_FLIGHTS: usize = 256;
+/// Connections that may wait to be accepted at one address.
+const BACKLOG: i32 = 64;
 /// Open connections of clients.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may rest before its next query, and how long a query or a reply may take on

@@ -20,8 +20,9 @@ use weft_cli::launch::Password;
 use weft_dns::NameTable;
 use weft_gossip::{Change, Entry, Gossip, GossipConfig, Outgoing, PeerInfo};
 use weft_ipam::{Init, Pools, PoolsConfig};
+use weft_router::networks::Networks;
 use weft_router::{Identity, Psk, Router, Target};
-use weft_wire::PeerUid;
+use weft_wire::{NetworkKey, PeerUid};
 
 use crate::config::{Config, Run};
 use crate::convert;
@@ -31,7 +32,7 @@ use crate::host::Host;
 use crate::machine::Machine;
 use crate::node::{Macs, Names, Node, Parts, Persisted, Sources};
 use crate::resolver::{Resolver, ResolverConfig};
-use crate::state::{PoolState, State, StateError, Store};
+use crate::state::{Links, PoolState, State, StateError, Store};
 use crate::{http, plugin, proxy, streams};
 
 /// Inputs that may wait for the node; a sender waits when there are more.
@@ -100,7 +101,8 @@ async fn start(
     persisted.state.targets = targets.iter().map(ToString::to_string).collect();
     persisted.store.save(&persisted.state)?;
 
-    let (host, tap) = Host::set_up(&config, &persisted.state.exposed).await?;
+    let (mut host, tap) = Host::set_up(&config, &persisted.state.exposed).await?;
+    let networks = networks(&config, &persisted.state, &mut host).await;
     let listen_on = listen_address(config.mesh.host, config.mesh.port);
     let listener =
         streams::listen(listen_on).with_context(|| port_taken("TCP", listen_on.port()))?;
@@ -117,8 +119,15 @@ async fn start(
     let ipam = pools(&config, &persisted.state, targets.len(), now)?;
     let names = names(&config, &persisted.state).await?;
     let ports = host.ports().await;
-    let macs = Macs::restore(&config, &mut persisted.state, ports.as_ref(), now);
-    let (gossip, changes, outgoing) = gossip(&config, generation, &names.table, &macs).await?;
+    let macs = Macs::restore(
+        &config,
+        &networks,
+        &mut persisted.state,
+        ports.as_ref(),
+        now,
+    );
+    let (gossip, changes, outgoing) =
+        gossip(&config, generation, &names.table, &macs, &networks).await?;
     let forwarding = Forwarding::empty(config.name, config.dns_address());
     let (data, reports) = DataPlane::start(tap, udp, forwarding, random_u64()? as u32)?;
     let streams = streams::Streams::new(inputs_in.clone(), config.mesh.host);
@@ -142,6 +151,7 @@ async fn start(
         names,
         gossip,
         macs,
+        networks,
         host,
         streams,
         data,
@@ -218,6 +228,28 @@ fn pools(config: &Config, state: &State, targets: usize, now: Instant) -> anyhow
     Ok(Pools::new(settings, saved, random_seed()?, now)?)
 }
 
+/// The networks this host was in, brought up again. One that cannot be is tried again when somebody
+/// uses it anew.
+async fn networks(config: &Config, state: &State, host: &mut Host) -> Networks {
+    let mut networks = Networks::new();
+    let kept = state.networks.iter();
+    let kept = kept.filter_map(|(key, kept)| Some((key.parse().ok()?, kept.links.clone()?)));
+    let kept: Vec<(NetworkKey, Links)> = kept.collect();
+    for (key, _) in &kept {
+        // As many were there before.
+        let _ = networks.add(config.name, key);
+    }
+    for (key, links) in kept {
+        let number = networks.number(&key).unwrap_or_default();
+        if let Err(error) = host.join(&key, number, links).await {
+            host.warn(format!("{error:#}"));
+            networks.remove(config.name, &key);
+        }
+    }
+    host.renumber(|key| networks.number(key));
+    networks
+}
+
 async fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
     let mut table = NameTable::new(config.name);
     let Some(dns) = &config.dns else {
@@ -247,6 +279,7 @@ pub(crate) async fn gossip(
     generation: u64,
     names: &NameTable,
     macs: &Macs,
+    networks: &Networks,
 ) -> anyhow::Result<(Gossip, mpsc::Receiver<Change>, mpsc::Receiver<Outgoing>)> {
     let info = PeerInfo {
         nickname: config.nickname.clone(),
@@ -259,11 +292,12 @@ pub(crate) async fn gossip(
     };
     let own = names.own().map(convert::name_entry);
     let told = config.mesh.mac_gossip.then(|| macs.entries());
-    let initial = [Entry::Peer(info)].into_iter().chain(own);
-    let initial = initial.chain(told.into_iter().flatten()).collect();
+    let networks = networks.of(config.name).cloned().map(Entry::Network);
+    let initial = [Entry::Peer(info)].into_iter().chain(own).chain(networks);
+    let initial = initial.chain(told.into_iter().flatten());
     let settings = GossipConfig::new(config.name, generation, config.mesh.cluster.clone());
     let (out, outgoing) = mpsc::channel(MAX_GOSSIP);
-    let (gossip, changes) = Gossip::start(settings, initial, out).await?;
+    let (gossip, changes) = Gossip::start(settings, initial.collect(), out).await?;
     Ok((gossip, changes, outgoing))
 }
 

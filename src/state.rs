@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use weft_ipam::Saved;
 use weft_router::Identity;
-use weft_wire::Malformed;
+use weft_wire::{Malformed, NetworkKey};
 use zeroize::Zeroizing;
 
 use crate::machine::Machine;
@@ -57,6 +57,37 @@ pub(crate) struct State {
     /// Interfaces of our own containers.
     #[serde(default)]
     pub bindings: Vec<BindingState>,
+    /// The networks of this host, by key.
+    #[serde(default)]
+    pub networks: BTreeMap<String, NetworkState>,
+}
+
+/// What a network is on this host, and who uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkState {
+    /// Its links; none for the default network, whose names are arguments.
+    pub links: Option<Links>,
+    /// Containers, and networks of Docker's; what each said when it joined.
+    pub users: BTreeMap<String, UserState>,
+}
+
+/// The links of one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Links {
+    /// The bridge containers are put on.
+    pub bridge: String,
+    /// The router's port on it.
+    pub tap: String,
+}
+
+/// What the user of a network said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserState {
+    /// Whether multicast is sent into the network.
+    pub multicast: bool,
 }
 
 /// Ring and allocations of one pool.
@@ -85,12 +116,19 @@ pub(crate) struct NameState {
 pub(crate) struct BindingState {
     /// The container it belongs to.
     pub container: String,
+    /// The network it is on, by key.
+    #[serde(default = "default_network")]
+    pub network: String,
     /// Its MAC.
     pub mac: String,
     /// The host's end of it.
     pub port: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+fn default_network() -> String {
+    NetworkKey::Default.to_string()
 }
 
 /// One address of the host in the network.
@@ -117,6 +155,7 @@ impl State {
             names: Vec::new(),
             exposed: Vec::new(),
             bindings: Vec::new(),
+            networks: BTreeMap::new(),
         }
     }
 
@@ -336,6 +375,7 @@ mod tests {
             addr: "10.32.0.1".parse().unwrap(),
         });
         state.bindings.push(BindingState {
+            network: default_network(),
             container: "c1".to_owned(),
             mac: "02:00:00:00:00:01".to_owned(),
             port: "weftpl1".to_owned(),

@@ -19,6 +19,8 @@ mod bed;
 mod command;
 #[path = "docker/images.rs"]
 mod images;
+#[path = "docker/isolation.rs"]
+mod isolation;
 #[path = "docker/names.rs"]
 mod names;
 #[path = "docker/networks.rs"]

@@ -28,6 +28,8 @@ mod link_layer;
 mod macs;
 #[path = "netns/merge.rs"]
 mod merge;
+#[path = "netns/networks.rs"]
+mod networks;
 #[path = "netns/path.rs"]
 mod path;
 #[path = "netns/pools.rs"]

@@ -20,11 +20,12 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use weft_wire::NetworkKey;
 
 use crate::types::{
     AddName, AddPool, Address, Addresses, Allocate, Bind, Claim, Connect, Expose, Forget, Found,
-    HandedOver, Hide, Holders, Network, Pool, Refusal, RemoveNames, RemovedNames, TakenOver,
-    Unbind,
+    HandedOver, Hide, Holders, JoinNetwork, Network, NetworkUsers, Pool, Refusal, RemoveNames,
+    RemovedNames, TakenOver, Unbind, UsedNetwork, UsedNetworks,
 };
 use crate::{Cidr, ContainerId, Report, routes};
 
@@ -293,6 +294,58 @@ impl Client {
     /// See [`CallError`].
     pub async fn network(&self) -> Called<Network> {
         self.ask(Method::GET, routes::NETWORK, NOTHING).await
+    }
+
+    /// The same for another network of this host.
+    ///
+    /// # Errors
+    /// See [`CallError`]; one this host does not have is a refusal for which
+    /// [`is_not_found`](CallError::is_not_found) holds.
+    pub async fn network_of(&self, network: &NetworkKey) -> Called<Network> {
+        let path = routes::network_of(network);
+        self.ask(Method::GET, &path, NOTHING).await
+    }
+
+    /// Have this host be in a network, for a user. Idempotent.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn join_network(
+        &self,
+        network: &NetworkKey,
+        user: &ContainerId,
+        how: &JoinNetwork,
+    ) -> Called<Network> {
+        let path = routes::network_user(network, user);
+        self.ask(Method::PUT, &path, Some(how)).await
+    }
+
+    /// A user does not use a network any more. That it did not is fine.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn leave_network(&self, network: &NetworkKey, user: &ContainerId) -> Called<()> {
+        let path = routes::network_user(network, user);
+        self.tell(Method::DELETE, &path, NOTHING).await
+    }
+
+    /// All users of networks on this host.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn network_users(&self) -> Called<Vec<ContainerId>> {
+        let answer: NetworkUsers = self.ask(Method::GET, routes::NETWORKS, NOTHING).await?;
+        Ok(answer.users)
+    }
+
+    /// The networks somebody uses.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn networks_of(&self, user: &ContainerId) -> Called<Vec<UsedNetwork>> {
+        let path = routes::networks_of(user);
+        let answer: UsedNetworks = self.ask(Method::GET, &path, NOTHING).await?;
+        Ok(answer.networks)
     }
 
     /// Add a record.

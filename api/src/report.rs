@@ -8,10 +8,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weft_wire::{MacAddr, PeerName};
+use weft_wire::{MacAddr, NetworkKey, PeerName};
 
-use crate::types::Network;
-use crate::{Cidr, ContainerId, text};
+use crate::{Cidr, ContainerId, text, types};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +27,10 @@ pub struct Report {
     /// Names; none if switched off.
     pub dns: Option<Dns>,
     /// The network containers are attached to.
-    pub network: Network,
+    pub network: types::Network,
+    /// The default network, and all that this host or another peer is in beside it.
+    #[serde(default)]
+    pub networks: Vec<Network>,
     /// The file with the state that was found at the start, if that was a copy of another host's; this
     /// peer is a new one then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +49,24 @@ impl Report {
     pub fn holders(&self) -> impl Iterator<Item = &Holder> {
         self.all_pools().flat_map(|ipam| &ipam.holders)
     }
+}
+
+/// One network, whether this host is in it or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What all peers call it.
+    #[serde(with = "text")]
+    pub key: NetworkKey,
+    /// Its number on the wire at present.
+    pub number: u32,
+    /// Its bridge; none if this host is not in it.
+    pub bridge: Option<String>,
+    /// Who uses it here: containers, and networks of Docker's. Containers in the default network are
+    /// not listed.
+    pub users: Vec<String>,
+    /// The peers that are in it; all are in the default network, where none is listed.
+    #[serde(with = "text::list")]
+    pub peers: Vec<PeerName>,
 }
 
 /// The mesh as this peer sees it.

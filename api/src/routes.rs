@@ -18,6 +18,11 @@
 //! | `POST /prime` | | 204, when the ring exists |
 //! | `PUT /pool` | [`AddPool`](crate::types::AddPool) | [`Pool`](crate::types::Pool), the one the subnet is in |
 //! | `GET /network` | | [`Network`](crate::types::Network) |
+//! | `GET /network/{network}` | | [`Network`](crate::types::Network), if this host has it |
+//! | `PUT /network/{network}/{user}` | [`JoinNetwork`](crate::types::JoinNetwork) | [`Network`](crate::types::Network) |
+//! | `DELETE /network/{network}/{user}` | | 204 |
+//! | `GET /networks` | | [`NetworkUsers`](crate::types::NetworkUsers) |
+//! | `GET /networks/{user}` | | [`UsedNetworks`](crate::types::UsedNetworks), none is no error |
 //! | `PUT /name` | [`AddName`](crate::types::AddName) | 204 |
 //! | `DELETE /name` | [`RemoveNames`](crate::types::RemoveNames) | [`RemovedNames`](crate::types::RemovedNames) |
 //! | `GET /name/{name}` | | [`Found`](crate::types::Found) |
@@ -34,6 +39,8 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+
+use weft_wire::NetworkKey;
 
 use crate::ContainerId;
 
@@ -66,6 +73,14 @@ pub const PRIME: &str = "/prime";
 pub const POOL: &str = "/pool";
 /// What attaching needs to know.
 pub const NETWORK: &str = "/network";
+/// The same for one network of this host.
+pub const NETWORK_OF: &str = "/network/{network}";
+/// Use a network, or not any more.
+pub const NETWORK_USER: &str = "/network/{network}/{user}";
+/// Who uses networks.
+pub const NETWORKS: &str = "/networks";
+/// Which networks somebody uses.
+pub const NETWORKS_OF: &str = "/networks/{user}";
 /// Add and remove records.
 pub const NAME: &str = "/name";
 /// Look a name up.
@@ -97,6 +112,22 @@ pub fn ip_addr(container: &ContainerId, addr: IpAddr) -> String {
 /// The path of an address' holders.
 pub fn holders(addr: IpAddr) -> String {
     format!("/holders/{}", segment(&addr.to_string()))
+}
+
+/// The path of a network.
+pub fn network_of(network: &NetworkKey) -> String {
+    format!("/network/{}", segment(&network.to_string()))
+}
+
+/// The path of a user of a network.
+pub fn network_user(network: &NetworkKey, user: &ContainerId) -> String {
+    let network = network_of(network);
+    format!("{network}/{}", segment(user.as_str()))
+}
+
+/// The path of a user's networks.
+pub fn networks_of(user: &ContainerId) -> String {
+    format!("/networks/{}", segment(user.as_str()))
 }
 
 /// The path of a name.
@@ -132,5 +163,10 @@ mod tests {
             "/ip/weft%3Aexpose/10.32.0.1"
         );
         assert_eq!(peer("a/../b?c#d"), "/peer/a%2F..%2Fb%3Fc%23d");
+        let network = "subnet:10.50.0.0/16".parse().unwrap();
+        assert_eq!(
+            network_user(&network, &ContainerId::expose()),
+            "/network/subnet%3A10.50.0.0%2F16/weft%3Aexpose"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
-use weft_wire::{MacAddr, PeerName};
+use weft_wire::{MacAddr, NetworkKey, PeerName};
 
 use crate::{Cidr, text};
 
@@ -214,9 +214,14 @@ pub struct Pool {
     pub pool: Cidr,
 }
 
-/// Answer to `GET /network`: what attaching a container needs to know.
+/// Answer to `GET /network` and `GET /network/{network}`: what attaching a container needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
+    /// What all peers call it.
+    #[serde(with = "text")]
+    pub key: NetworkKey,
+    /// Its number on the wire at present; 0 is the default network.
+    pub number: u32,
     /// The bridge containers are put on.
     pub bridge: String,
     /// MTU of every interface on it, in bytes.
@@ -229,6 +234,51 @@ pub struct Network {
     pub default_subnet: Option<Cidr>,
     /// The whole range addresses are given out of; none if IPAM is off.
     pub pool: Option<Cidr>,
+}
+
+/// `PUT /network/{network}/{user}`: this host has the network from here on, as long as anybody uses it.
+///
+/// A user is a container, which uses a network until it holds no address any more, or a network of
+/// Docker's, which does until it is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinNetwork {
+    /// Whether containers of this user send multicast into the network; kept for whoever attaches them.
+    #[serde(default = "yes")]
+    pub multicast: bool,
+}
+
+impl Default for JoinNetwork {
+    fn default() -> Self {
+        Self { multicast: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One network of a user; see [`JoinNetwork`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedNetwork {
+    /// The network.
+    pub network: Network,
+    /// As it was said when the user joined.
+    pub multicast: bool,
+}
+
+/// Answer to `GET /networks/{user}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedNetworks {
+    /// By key; none is no error.
+    pub networks: Vec<UsedNetwork>,
+}
+
+/// Answer to `GET /networks`: who uses which network on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUsers {
+    /// All users, in ascending order.
+    pub users: Vec<ContainerId>,
 }
 
 /// `PUT /name`: one record more.
@@ -281,6 +331,9 @@ pub struct Found {
 pub struct Bind {
     /// Whose interface it is.
     pub container: ContainerId,
+    /// The network it is on.
+    #[serde(with = "text")]
+    pub network: NetworkKey,
     /// Its MAC.
     #[serde(with = "text")]
     pub mac: MacAddr,
@@ -343,6 +396,8 @@ mod tests {
         );
         let handed: HandedOver = serde_json::from_str("{}").unwrap();
         assert_eq!(handed.heir, None);
+        let join: JoinNetwork = serde_json::from_str("{}").unwrap();
+        assert_eq!(join, JoinNetwork::default());
     }
 
     #[test]

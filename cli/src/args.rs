@@ -14,6 +14,7 @@ use std::str::FromStr;
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use thiserror::Error;
 use weft_plugin::{AddressSpec, ParseAddressError, ParseTargetError, Target};
+use weft_wire::NetworkKey;
 
 use crate::launch::{DEFAULT_PLUGIN_SOCKET, DEFAULT_STATE_DIR, Ifname};
 
@@ -174,6 +175,10 @@ pub struct AttachArgs {
     /// Name it gets [default: what Docker calls it, if it is a Docker container]
     #[arg(short, long, value_name = "FQDN", conflicts_with = "without_dns")]
     pub name: Option<String>,
+    /// Network it is put on: a name, or subnet:A.B.C.D/N for one of Docker's known by its subnet. The
+    /// interface there is called `ethwe-NAME`
+    #[arg(long, value_name = "NAME", value_parser = NetworkKey::typed, default_value = "default")]
+    pub network: NetworkKey,
     /// Leave multicast to the container's other interfaces
     #[arg(long)]
     pub no_multicast_route: bool,
@@ -320,6 +325,8 @@ pub enum StatusPart {
     Dns,
     /// Who owns how many addresses, and what waits for some
     Ipam,
+    /// The networks there are, and who uses them
+    Networks,
 }
 
 /// Arguments of `report`.
@@ -491,7 +498,7 @@ mod tests {
             ("connect", "PEER"),
             (
                 "status everything",
-                "[possible values: targets, connections, peers, macs, dns, ipam]",
+                "[possible values: targets, connections, peers, macs, dns, ipam, networks]",
             ),
             ("atach c1", "attach"),
             ("attach c1 --name x --without-dns", "cannot be used with"),

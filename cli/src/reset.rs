@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use weft_api::{CallError, Client};
-use weft_net::bridge::remove_dns_address;
+use weft_net::bridge::{note_of, remove_dns_address};
 use weft_net::forward;
 use weft_net::masquerade::{self, MasqueradeError};
 use weft_net::{Netlink, NetlinkError};
@@ -142,6 +142,11 @@ async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
     let links = Netlink::new()?;
     for link in links.list_links(HOST_PREFIX).await? {
         links.del_link(&link).await?;
+    }
+    let networks = links.list_noted(&note_of(args.bridge.as_str())).await?;
+    for link in &networks {
+        links.del_link(link).await?;
+        forward::remove(link).await;
     }
     for link in [&args.tap, &args.bridge] {
         links.del_link(link.as_str()).await?;
@@ -295,7 +300,7 @@ mod tests {
             let dns = Ipv4Addr::new(169, 254, 67, 83);
             let pool = (Ipv4Addr::new(10, 32, 0, 0).into(), 12);
             links.set_up("weft").await.unwrap();
-            weft_net::bridge::dns_address(&links, "weft", dns, &[pool])
+            weft_net::bridge::dns_address(&links, &["weft"], dns, &[pool])
                 .await
                 .unwrap();
             remove_links(&args).await.unwrap();

@@ -266,6 +266,7 @@ impl Caller {
             multicast_route: !args.no_multicast_route,
             dns: !args.without_dns,
             patience: None,
+            network: args.network,
         };
         let (addresses, target) = operands(args.operands)?;
         let attached = attach(&self.client, &target, &addresses, &options).await?;
@@ -398,6 +399,9 @@ impl Caller {
                 let first = report.all_pools().next();
                 let ipam = first.ok_or(RunError::Off { what, flag })?;
                 output.show(ipam, |_, paint| status::pools(&report, paint))
+            }
+            Some(StatusPart::Networks) => {
+                output.show(&report.networks, |networks, _| status::networks(networks))
             }
         };
         shown.map_err(RunError::Output)

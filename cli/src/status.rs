@@ -7,9 +7,11 @@ use std::fmt::{Display, Write};
 
 use weft_api::ContainerId;
 use weft_api::report::{
-    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Mac, Peer, Reach, Report, Router,
+    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Mac, Network, Peer, Reach, Report,
+    Router,
 };
 use weft_plugin::Target;
+use weft_wire::NetworkKey;
 
 use crate::output::Paint;
 
@@ -87,6 +89,23 @@ pub fn names(dns: &Dns) -> String {
         let address = entry.address.to_string();
         let container = entry.container.short();
         format!("{name:<12} {address:<15} {container:<12} {}", entry.origin)
+    }))
+}
+
+/// One network a line: key, number on the wire, bridge on this host, who uses it.
+pub fn networks(networks: &[Network]) -> String {
+    lines(networks.iter().map(|network| {
+        let key = network.key.to_string();
+        let bridge = network.bridge.as_deref().unwrap_or("-");
+        let number = network.number;
+        let peers = match network.key {
+            NetworkKey::Default => "all peers".to_owned(),
+            NetworkKey::Name(_) | NetworkKey::Subnet(..) | NetworkKey::Swarm(_) => {
+                format!("{} peers", network.peers.len())
+            }
+        };
+        let users = network.users.len();
+        format!("{key:<28} {number:>8} {bridge:<15} {users} users here, {peers}")
     }))
 }
 

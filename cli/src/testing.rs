@@ -73,7 +73,10 @@ pub(crate) fn fresh() -> Report {
         ipam: None,
         pools: Vec::new(),
         dns: None,
+        networks: Vec::new(),
         network: Network {
+            key: weft_wire::NetworkKey::Default,
+            number: 0,
             bridge: "weft".to_owned(),
             mtu: 1376,
             dns: None,

@@ -7,6 +7,7 @@
 //!  ring/<pool>                      digest=<hex>
 //!  name/<fqdn>/<container>/<addr>   (empty: the key says it all)
 //!  mac/<network>/<mac>              registered=0|1 addresses=a,b
+//!  net/<network>                    (empty: the key says it all)
 //! ```
 //!
 //! A peer writes only keys of its own, one per entry, so that chitchat sends what changed and no more.
@@ -20,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use thiserror::Error;
-use weft_wire::{MacAddr, Network, Nickname, PeerName, PeerUid};
+use weft_wire::{MacAddr, Network, NetworkKey, Nickname, PeerName, PeerUid};
 
 use crate::text::{Fields, escape, unescape};
 
@@ -50,6 +51,8 @@ pub enum Entry {
     },
     /// A MAC that is on its host, in this network, and how that is known.
     Mac(Network, MacAddr, Binding),
+    /// A network its containers are in, beside the default one.
+    Network(NetworkKey),
 }
 
 /// What an entry is about: its key. A peer has one entry for a topic.
@@ -72,6 +75,8 @@ pub enum Topic {
     },
     /// A MAC in this network.
     Mac(Network, MacAddr),
+    /// A network its containers are in.
+    Network(NetworkKey),
 }
 
 /// Who a peer is and where it can be reached.
@@ -176,6 +181,7 @@ impl Entry {
                 addr: *addr,
             },
             Self::Mac(network, mac, _) => Topic::Mac(*network, *mac),
+            Self::Network(network) => Topic::Network(network.clone()),
         }
     }
 
@@ -225,6 +231,7 @@ impl Entry {
                 addr,
             },
             Topic::Mac(network, mac) => Self::Mac(network, mac, Binding::parse(&fields)?),
+            Topic::Network(network) => Self::Network(network),
         };
         Ok(Some(entry))
     }
@@ -234,7 +241,7 @@ impl Entry {
             Self::Peer(info) => info.to_string(),
             Self::Link(_, link) => link.to_string(),
             Self::Ring(_, digest) => format!("digest={digest}"),
-            Self::Name { .. } => String::new(),
+            Self::Name { .. } | Self::Network(_) => String::new(),
             Self::Mac(_, _, binding) => binding.to_string(),
         }
     }
@@ -255,6 +262,7 @@ impl Topic {
                 format!("name/{}/{}/{addr}", escape(fqdn), escape(container))
             }
             Self::Mac(network, mac) => format!("mac/{network}/{mac}"),
+            Self::Network(network) => format!("net/{}", escape(&network.to_string())),
         }
     }
 
@@ -266,12 +274,19 @@ impl Topic {
             "ring" => unescape(rest).map(Self::Ring),
             "name" => Self::parse_name(rest),
             "mac" => Self::parse_mac(rest),
+            "net" => Self::parse_network(rest),
             _ => return Ok(None),
         };
         topic
             .filter(|topic| topic.key() == key)
             .map(Some)
             .ok_or(ParseEntryError::Key)
+    }
+
+    /// Every peer has the default network, so none says so.
+    fn parse_network(rest: &str) -> Option<Self> {
+        let network = unescape(rest)?.parse().ok()?;
+        (network != NetworkKey::Default).then_some(Self::Network(network))
     }
 
     fn parse_name(rest: &str) -> Option<Self> {

@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
+use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 
 use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
@@ -121,6 +121,37 @@ impl Netlink {
 
     pub(crate) async fn replace_route(&self, route: Route) -> Result<(), NetlinkError> {
         let request = self.handle().route().add(route.message()).replace();
+        request
+            .execute()
+            .await
+            .to(|| format!("add the route {route}"))
+    }
+
+    /// Sends what goes to a subnet out of any of some links.
+    pub(crate) async fn replace_routes(
+        &self,
+        subnet: (IpAddr, u8),
+        through: &[u32],
+        table: u32,
+    ) -> Result<(), NetlinkError> {
+        let Some((&index, others)) = through.split_first() else {
+            return Ok(());
+        };
+        let route = Route {
+            subnet,
+            gateway: None,
+            index,
+            table,
+        };
+        let mut message = route.message();
+        if !others.is_empty() {
+            let hop = |index: &u32| RouteNextHopBuilder::new_ipv4().interface(*index).build();
+            let hops = RouteAttribute::MultiPath(through.iter().map(hop).collect());
+            let is_link = |part: &RouteAttribute| matches!(part, RouteAttribute::Oif(_));
+            message.attributes.retain(|part| !is_link(part));
+            message.attributes.push(hops);
+        }
+        let request = self.handle().route().add(message).replace();
         request
             .execute()
             .await

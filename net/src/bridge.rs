@@ -33,7 +33,7 @@ use rtnetlink::{IpVersion, LinkBridge, LinkBridgePort, LinkMessageBuilder};
 use thiserror::Error;
 use weft_wire::MacAddr;
 
-use crate::addresses::{Route, link_of, masked_v4, subnet_of};
+use crate::addresses::{link_of, masked_v4, subnet_of};
 use crate::links::{is_kind, mtu_of, name_of};
 use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
@@ -207,14 +207,23 @@ pub async fn del_address(
     netlink.del_address(name, addr, prefix).await
 }
 
-/// Puts the resolver's address on the bridge, and has what is sent from it to the pools leave by the
-/// bridge, whatever the host's own routes say of them. The host needs no address in a pool.
+/// What notes at the links of networks beside the default one begin with, where that one's bridge is
+/// `bridge`.
+pub fn note_of(bridge: &str) -> String {
+    format!("weft network beside {bridge}: ")
+}
+
+/// Puts the resolver's address on the bridges, and has what is sent from it to the pools leave by them,
+/// whatever the host's own routes say of them. The host needs no address in a pool.
+///
+/// Containers of any pool may be at any bridge, so each pool's route leads through all: by which one an
+/// answer leaves, the socket says that it is sent from.
 ///
 /// # Errors
 /// [`BridgeError::PoolFamily`] for an IPv6 pool, or what the kernel refused.
 pub async fn dns_address(
     netlink: &Netlink,
-    bridge: &str,
+    bridges: &[&str],
     addr: Ipv4Addr,
     pools: &[(IpAddr, u8)],
 ) -> Result<(), BridgeError> {
@@ -223,21 +232,18 @@ pub async fn dns_address(
         IpAddr::V6(_) => Err(BridgeError::PoolFamily { addr, pool: *first }),
     };
     let subnets: Vec<_> = pools.iter().map(subnet).collect::<Result<_, _>>()?;
-    let index = netlink.link_index(bridge).await?;
-    netlink.add_address(bridge, addr.into(), 32).await?;
+    let mut through = Vec::new();
+    for bridge in bridges {
+        through.push(netlink.link_index(bridge).await?);
+        netlink.add_address(bridge, addr.into(), 32).await?;
+    }
     for route in netlink.list_routes(DNS_TABLE).await? {
         if !subnet_of(&route).is_some_and(|subnet| subnets.contains(&subnet)) {
             netlink.del_route(route).await?;
         }
     }
     for subnet in pools {
-        let route = Route {
-            subnet: *subnet,
-            gateway: None,
-            index,
-            table: DNS_TABLE,
-        };
-        netlink.replace_route(route).await?;
+        netlink.replace_routes(*subnet, &through, DNS_TABLE).await?;
     }
     let (ours, others): (Vec<_>, Vec<_>) = dns_rules(netlink)
         .await?
@@ -507,7 +513,7 @@ mod tests {
         testing::in_namespace(async |netlink, _| {
             ensure_bridge(&netlink, &config(1376)).await.unwrap();
             for range in ["10.32.0.0/12", "10.32.0.0/12", "10.99.1.7/16"] {
-                dns_address(&netlink, "weft", DNS, &[pool(range)])
+                dns_address(&netlink, &["weft"], DNS, &[pool(range)])
                     .await
                     .unwrap();
                 assert_eq!(
@@ -537,7 +543,7 @@ mod tests {
             ensure_bridge(&netlink, &config(1376)).await.unwrap();
             let (first, second) = (pool("10.32.0.0/12"), pool("172.30.0.0/24"));
             for pools in [&[first][..], &[first, second], &[second], &[]] {
-                dns_address(&netlink, "weft", DNS, pools).await.unwrap();
+                dns_address(&netlink, &["weft"], DNS, pools).await.unwrap();
                 let routes = netlink.list_routes(DNS_TABLE).await.unwrap();
                 let mut found: Vec<_> = routes.iter().filter_map(subnet_of).collect();
                 found.sort_unstable();
@@ -552,16 +558,16 @@ mod tests {
         testing::in_namespace(async |netlink, _| {
             ensure_bridge(&netlink, &config(1376)).await.unwrap();
             let range = &[pool("10.32.0.0/12")];
-            dns_address(&netlink, "weft", Ipv4Addr::new(169, 254, 1, 1), range)
+            dns_address(&netlink, &["weft"], Ipv4Addr::new(169, 254, 1, 1), range)
                 .await
                 .unwrap();
-            dns_address(&netlink, "weft", DNS, range).await.unwrap();
+            dns_address(&netlink, &["weft"], DNS, range).await.unwrap();
             let rules = dns_rules(&netlink).await.unwrap();
             assert_eq!(
                 rules.iter().filter_map(source_of).collect::<Vec<_>>(),
                 [(DNS.into(), 32)]
             );
-            let error = dns_address(&netlink, "weft", DNS, &[pool("fd00::/64")])
+            let error = dns_address(&netlink, &["weft"], DNS, &[pool("fd00::/64")])
                 .await
                 .unwrap_err();
             assert!(matches!(error, BridgeError::PoolFamily { .. }));

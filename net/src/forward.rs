@@ -1,4 +1,4 @@
-//! Lets frames between two ports of the bridge past the host's packet filter, and keeps it so.
+//! Lets frames between two ports of one of our bridges past the host's packet filter, and keeps it so.
 //!
 //! Where the kernel shows bridged frames to the packet filter (`bridge-nf-call-iptables`, which is on
 //! where Docker runs), they meet the rules for forwarded packets, whose policy Docker makes DROP:
@@ -21,6 +21,7 @@ mod changes;
 mod nft;
 mod xtables;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -98,9 +99,10 @@ pub async fn remove(bridge: &str) {
     let _ = removed.await;
 }
 
-/// Keeps the rules in place while it is there.
+/// Keeps the rules of all our bridges in place while it is there.
 #[derive(Debug)]
 pub struct Guard {
+    bridges: watch::Sender<BTreeSet<String>>,
     trouble: watch::Receiver<Option<ForwardError>>,
     task: AbortHandle,
 }
@@ -110,8 +112,25 @@ impl Guard {
     /// run beside the caller, who never waits for them.
     pub fn start(bridge: &str) -> Self {
         let (sender, trouble) = watch::channel(None);
-        let task = tokio::spawn(keep(bridge.to_owned(), sender)).abort_handle();
-        Self { trouble, task }
+        let (bridges, those) = watch::channel(BTreeSet::from([bridge.to_owned()]));
+        let task = tokio::spawn(keep(those, sender)).abort_handle();
+        Self {
+            bridges,
+            trouble,
+            task,
+        }
+    }
+
+    /// Does the same for one more bridge.
+    pub fn add(&self, bridge: &str) {
+        self.bridges
+            .send_if_modified(|bridges| bridges.insert(bridge.to_owned()));
+    }
+
+    /// Takes the rules of a bridge out.
+    pub fn remove(&self, bridge: &str) {
+        self.bridges
+            .send_if_modified(|bridges| bridges.remove(bridge));
     }
 
     /// Why frames may be dropped at present, if they may.
@@ -126,13 +145,25 @@ impl Drop for Guard {
     }
 }
 
-async fn keep(bridge: String, trouble: watch::Sender<Option<ForwardError>>) {
+async fn keep(
+    mut bridges: watch::Receiver<BTreeSet<String>>,
+    trouble: watch::Sender<Option<ForwardError>>,
+) {
     let mut changes = Changes::watch();
+    let mut before = BTreeSet::new();
     loop {
         let begun = Instant::now();
         // Looked at before the rules, so that what changes meanwhile counts as a change.
         changes.note();
-        let found = accept(&bridge).await;
+        let those = bridges.borrow_and_update().clone();
+        for gone in before.difference(&those) {
+            remove(gone).await;
+        }
+        let mut found = Ok(Forwarding::NotFiltered);
+        for bridge in &those {
+            found = both(found, accept(bridge).await);
+        }
+        before = those;
         let changed = found == Ok(Forwarding::NowAccepted);
         let found = found.err();
         if let Some(error) = found.as_ref().filter(|_| *trouble.borrow() != found) {
@@ -141,9 +172,16 @@ async fn keep(bridge: String, trouble: watch::Sender<Option<ForwardError>>) {
         trouble.send_replace(found);
         if changed {
             // What is noted next is how it should stay.
-            info!(bridge, "the host's packet filter lets frames pass");
+            info!("the host's packet filter lets frames pass");
         } else {
-            let _ = timeout_at(begun + AT_LEAST_EVERY, changes.next()).await;
+            let _ = timeout_at(begun + AT_LEAST_EVERY, async {
+                tokio::select! {
+                    () = changes.next() => {}
+                    // Never an error: whoever drops the sender ends this task.
+                    _ = bridges.changed() => {}
+                }
+            })
+            .await;
         }
         // What changes rules often changes many; one look is enough for all.
         sleep(SETTLE.max((begun + AT_MOST_EVERY) - Instant::now())).await;
@@ -168,12 +206,20 @@ fn accept_all(bridge: &str) -> Result<Forwarding, ForwardError> {
     // One filter that refuses is no reason to leave frames to another.
     let mut found = nft::accept(bridge, &filters);
     for filter in filters.iter().filter(|filter| filter.is_in_use()) {
-        found = match (found, filter.accept(bridge)) {
-            (Ok(one), Ok(other)) => Ok(one.max(other)),
-            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-        };
+        found = both(found, filter.accept(bridge));
     }
     found
+}
+
+/// What two looks have found: the first trouble, else the greater change.
+fn both(
+    one: Result<Forwarding, ForwardError>,
+    other: Result<Forwarding, ForwardError>,
+) -> Result<Forwarding, ForwardError> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(one.max(other)),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+    }
 }
 
 /// Runs a tool; none if there is no such tool.

@@ -133,6 +133,30 @@ impl Netlink {
             .await
     }
 
+    /// The note at a link, empty if there is none; `None` if there is no such link.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn note(&self, name: &str) -> Result<Option<String>, NetlinkError> {
+        let link = self.find_link(name).await?;
+        Ok(link.map(|link| note_at(&link).unwrap_or_default().to_owned()))
+    }
+
+    /// The names of all links whose notes begin like this.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub async fn list_noted(&self, prefix: &str) -> Result<Vec<String>, NetlinkError> {
+        let links = self.all_links().await?;
+        let noted =
+            |link: &&LinkMessage| note_at(link).is_some_and(|note| note.starts_with(prefix));
+        Ok(links
+            .iter()
+            .filter(noted)
+            .map(|link| name_of(link).to_owned())
+            .collect())
+    }
+
     /// The notes at all links whose names begin like this.
     ///
     /// # Errors
@@ -142,8 +166,7 @@ impl Netlink {
         let links = links
             .iter()
             .filter(|link| name_of(link).starts_with(prefix));
-        let note = |link: &LinkMessage| attribute!(link.attributes, LinkAttribute::IfAlias(note) => note.clone());
-        Ok(links.filter_map(note).collect())
+        Ok(links.filter_map(note_at).map(str::to_owned).collect())
     }
 
     /// Keeps the kernel from giving a link IPv6 addresses of its own accord. A kernel without IPv6
@@ -293,6 +316,10 @@ pub(crate) fn checked(name: &str) -> Result<&str, NetlinkError> {
     } else {
         Err(NetlinkError::BadName(name.to_owned()))
     }
+}
+
+fn note_at(link: &LinkMessage) -> Option<&str> {
+    attribute!(link.attributes, LinkAttribute::IfAlias(note) => note.as_str())
 }
 
 /// The name of a link, empty if it says none.

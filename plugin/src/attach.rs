@@ -16,12 +16,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use thiserror::Error;
-use weft_api::types::{AddName, Bind, Network, RemoveNames};
+use weft_api::types::{AddName, Bind, JoinNetwork, Network, RemoveNames};
 use weft_api::{CallError, Cidr, Client, ContainerId};
 use weft_net::Netlink;
 use weft_net::attach::{AttachError as InterfaceError, AttachSpec};
 use weft_net::netns::NetNs;
-use weft_wire::MacAddr;
+use weft_wire::{MacAddr, NetworkKey};
 
 use crate::binding::{foresee, tell};
 use crate::find::FindError;
@@ -40,6 +40,8 @@ pub struct AttachOptions {
     pub dns: bool,
     /// How long to wait for addresses; none = as long as the caller's patience lasts.
     pub patience: Option<Duration>,
+    /// The network it is put on.
+    pub network: NetworkKey,
 }
 
 impl Default for AttachOptions {
@@ -49,6 +51,7 @@ impl Default for AttachOptions {
             multicast_route: true,
             dns: true,
             patience: None,
+            network: NetworkKey::Default,
         }
     }
 }
@@ -102,6 +105,16 @@ pub enum AttachError {
     /// A name was asked for where there are none.
     #[error("the name {0} cannot be registered: DNS is switched off")]
     NoDns(String),
+    /// It would not know by which of two interfaces to reach others.
+    #[error(
+        "{wanted} and its interface {ifname} on another network are in one subnet, so it could reach only one of them: choose another subnet, as in `net:10.50.0.0/16`"
+    )]
+    SameSubnet {
+        /// The address it was to get.
+        wanted: Cidr,
+        /// The interface that is there.
+        ifname: String,
+    },
     /// Somebody pressed Ctrl-C.
     #[error("interrupted: nothing was attached")]
     Interrupted,
@@ -140,14 +153,21 @@ pub async fn attach_found(
     if let (Some(name), None, true) = (&options.name, &network.domain, options.dns) {
         return Err(AttachError::NoDns(name.clone()));
     }
+    let inode = inode(ns).map_err(AttachError::Namespace)?;
+    let obtained = Obtained::begin(client, &container.id).await?;
+    let (network, joined) = match &options.network {
+        NetworkKey::Default => (network, false),
+        key => join(client, key, &container.id).await?,
+    };
     let mut attempt = Attempt {
         client,
         container,
         ns,
-        inode: inode(ns).map_err(AttachError::Namespace)?,
+        inode,
         network,
+        joined,
         options,
-        obtained: Obtained::begin(client, &container.id).await?,
+        obtained,
         interface: false,
         names: Vec::new(),
     };
@@ -164,6 +184,20 @@ pub async fn attach_found(
     }
 }
 
+/// Has the host be in a network for a container; answers whether the container was not there before.
+async fn join(
+    client: &Client,
+    key: &NetworkKey,
+    id: &ContainerId,
+) -> Result<(Network, bool), CallError> {
+    let used = client.networks_of(id).await?;
+    let was_there = used.iter().any(|used| used.network.key == *key);
+    let network = client
+        .join_network(key, id, &JoinNetwork::default())
+        .await?;
+    Ok((network, !was_there))
+}
+
 /// One attempt, and how far it got.
 struct Attempt<'a> {
     client: &'a Client,
@@ -172,6 +206,8 @@ struct Attempt<'a> {
     /// The number of that namespace.
     inode: u64,
     network: Network,
+    /// Whether the container was not in the network before.
+    joined: bool,
     options: &'a AttachOptions,
     obtained: Obtained<'a>,
     /// Whether there is an interface that may have our addresses on it.
@@ -188,7 +224,8 @@ impl Attempt<'_> {
             _ = tokio::signal::ctrl_c() => return Err(AttachError::Interrupted),
             patience = at_most(self.options.patience) => return Err(AttachError::NoAddressYet(patience)),
         }
-        let (mac, has) = foresee(self.ns).await?;
+        self.refuse_same_subnet().await?;
+        let (mac, has) = foresee(self.ns, &ifname(&self.options.network)).await?;
         let spec = self.interface_spec(mac);
         let binding = self.binding(mac, &spec.host_ifname, has);
         let note = tell(self.client, &binding).await;
@@ -216,18 +253,42 @@ impl Attempt<'_> {
         addresses.dedup();
         Bind {
             container: self.container.id.clone(),
+            network: self.options.network.clone(),
             mac,
             port: port.to_owned(),
             addresses,
         }
     }
 
+    /// Two interfaces in one subnet, but on two networks, would leave one of them without use.
+    async fn refuse_same_subnet(&self) -> Result<(), AttachError> {
+        let ours = ifname(&self.options.network);
+        let views = weft_net::attach::inspect(self.ns, IFNAME).await?;
+        for view in views.into_iter().filter(|view| is_ifname(&view.name)) {
+            let there = view.addresses.iter();
+            let mut there = there.filter_map(|(addr, prefix)| Cidr::new(*addr, *prefix).ok());
+            let meets = |wanted: &&Cidr| {
+                there.any(|there| wanted.contains(there.addr()) || there.contains(wanted.addr()))
+            };
+            if view.name == ours {
+                continue;
+            }
+            if let Some(wanted) = self.obtained.all.iter().find(meets) {
+                return Err(AttachError::SameSubnet {
+                    wanted: *wanted,
+                    ifname: view.name,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn interface_spec(&self, mac: MacAddr) -> AttachSpec {
         let pair = |cidr: &Cidr| (cidr.addr(), cidr.prefix());
         AttachSpec {
             bridge: self.network.bridge.clone(),
-            host_ifname: host_ifname(&self.container.id, self.inode),
-            ifname: IFNAME.to_owned(),
+            host_ifname: host_ifname(&self.container.id, &self.options.network, self.inode),
+            ifname: ifname(&self.options.network),
             mac,
             addresses: self.obtained.all.iter().map(pair).collect(),
             mtu: self.network.mtu.into(),
@@ -289,9 +350,14 @@ impl Attempt<'_> {
         }
         if self.interface {
             let pairs: Vec<(IpAddr, u8)> = fresh.iter().map(|c| (c.addr(), c.prefix())).collect();
-            let _ = weft_net::attach::detach(self.ns, IFNAME, Some(&pairs)).await;
+            let _ = weft_net::attach::detach(self.ns, &ifname(&self.options.network), Some(&pairs))
+                .await;
         }
         self.obtained.give_back().await;
+        if self.joined {
+            let (key, id) = (&self.options.network, &self.container.id);
+            let _ = self.client.leave_network(key, id).await;
+        }
     }
 }
 
@@ -329,15 +395,44 @@ async fn at_most(patience: Option<Duration>) -> Duration {
 /// after it ended: one made anew under the same id must not meet the old name. 36 bits of a hash:
 /// two among a thousand containers of one host are the same with a chance of one in 10⁵, and then
 /// attaching says that the link exists.
-fn host_ifname(id: &ContainerId, inode: u64) -> String {
-    // FNV-1a, 64 bits.
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+fn host_ifname(id: &ContainerId, network: &NetworkKey, inode: u64) -> String {
     let bytes = id.as_str().bytes().chain(inode.to_be_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, mix);
-    format!("{HOST_PREFIX}{:09x}", hash >> 28)
+    let of_network = match network {
+        NetworkKey::Default => String::new(),
+        key => key.to_string(),
+    };
+    format!("{HOST_PREFIX}{}", hashed(bytes.chain(of_network.bytes())))
 }
 
-/// The interface in every container.
+/// What a container's interface on a network is called: `ethwe` on the default one, `ethwe-blue` on one of
+/// that name, with a hash in place of what would be too long.
+pub fn ifname(network: &NetworkKey) -> String {
+    match network {
+        NetworkKey::Default => IFNAME.to_owned(),
+        NetworkKey::Name(name) if name.as_str().len() <= HASHED => format!("{IFNAME}-{name}"),
+        key @ (NetworkKey::Name(_) | NetworkKey::Subnet(..) | NetworkKey::Swarm(_)) => {
+            format!("{IFNAME}-{}", hashed(key.to_string().bytes()))
+        }
+    }
+}
+
+/// Whether attaching makes interfaces of this name.
+pub(crate) fn is_ifname(name: &str) -> bool {
+    name.strip_prefix(IFNAME)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+/// 36 bits of a hash, as many digits as there is room for.
+fn hashed(bytes: impl Iterator<Item = u8>) -> String {
+    // FNV-1a, 64 bits.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, mix);
+    format!("{:09x}", hash >> 28)
+}
+
+/// Digits of such a hash.
+const HASHED: usize = 9;
+/// The interface in every container on the default network; what those on others begin with.
 pub const IFNAME: &str = "ethwe";
 /// What the host's ends of containers' interfaces begin with.
 pub const HOST_PREFIX: &str = "weftpl";
@@ -524,9 +619,66 @@ mod tests {
     #[test]
     fn host_ends_have_names_linux_takes_that_differ() {
         let [one, other] = ["c1", "c2"].map(|id| ContainerId::new(id).unwrap());
-        assert_eq!(host_ifname(&one, 1).len(), 15);
-        assert_eq!(host_ifname(&one, 1), host_ifname(&one, 1));
-        assert_ne!(host_ifname(&one, 1), host_ifname(&other, 1));
-        assert_ne!(host_ifname(&one, 1), host_ifname(&one, 2));
+        let (net, blue) = (NetworkKey::Default, NetworkKey::named("blue").unwrap());
+        let name = host_ifname(&one, &net, 1);
+        assert_eq!(name.len(), 15);
+        assert_eq!(name, host_ifname(&one, &net, 1));
+        for another in [
+            host_ifname(&other, &net, 1),
+            host_ifname(&one, &net, 2),
+            host_ifname(&one, &blue, 1),
+        ] {
+            assert_ne!(name, another);
+        }
+    }
+
+    #[test]
+    fn interfaces_are_called_after_their_networks() {
+        let long = "name:a-name-that-is-long";
+        for (key, wanted) in [("default", "ethwe"), ("name:blue", "ethwe-blue")] {
+            assert_eq!(ifname(&key.parse().unwrap()), wanted);
+        }
+        let [long, subnet] = [long, "subnet:10.50.0.0/16"].map(|key| ifname(&key.parse().unwrap()));
+        assert_eq!((long.len(), subnet.len()), (15, 15));
+        assert!(is_ifname("ethwe") && is_ifname(&long) && !is_ifname("ethwe0"));
+    }
+
+    #[test]
+    fn a_container_is_on_two_networks_unless_they_have_one_subnet() {
+        on_a_host(|| async {
+            let links = weft_net::Netlink::new().unwrap();
+            links.add_bridge("weft-other").await.unwrap();
+            let router = FakeRouter::start();
+            let Netns { ns, target, .. } = &container();
+            let on_blue = AttachOptions {
+                network: NetworkKey::named("blue").unwrap(),
+                ..AttachOptions::default()
+            };
+            attach(&router.client, target, &[], &named(None))
+                .await
+                .unwrap();
+            let same = specs(&["10.32.7.7/16"]);
+            let refused = attach(&router.client, target, &same, &on_blue).await;
+            let said = refused.unwrap_err().to_string();
+            assert!(
+                said.contains("interface ethwe on another network"),
+                "{said}"
+            );
+            assert_eq!((router.held().len(), router.books().users.len()), (1, 0));
+
+            let apart = specs(&["10.50.0.7/16"]);
+            attach(&router.client, target, &apart, &on_blue)
+                .await
+                .unwrap();
+            let views = weft_net::attach::inspect(ns, IFNAME).await.unwrap();
+            let names: Vec<_> = views.iter().map(|view| &*view.name).collect();
+            assert_eq!(names, ["ethwe", "ethwe-blue"]);
+            assert_eq!(router.books().users.len(), 1);
+
+            let taken = crate::detach::detach(&router.client, target, &apart).await;
+            assert_eq!(taken.unwrap(), [cidr("10.50.0.7/16")]);
+            assert_eq!(router.books().users.len(), 0);
+            assert_eq!(on_interface(ns).await.unwrap().len(), 1);
+        });
     }
 }

@@ -12,13 +12,16 @@ use weft_net::attach::inspect;
 use weft_net::netns::NetNs;
 use weft_wire::MacAddr;
 
-use crate::attach::{AttachError, IFNAME};
+use crate::attach::AttachError;
 
 /// A container's interface as it is before it is attached: its MAC and its addresses. One that is not
 /// there yet has none, and gets a MAC drawn at random.
-pub(crate) async fn foresee(ns: &NetNs) -> Result<(MacAddr, Vec<IpAddr>), AttachError> {
-    let interfaces = inspect(ns, IFNAME).await?;
-    match interfaces.into_iter().find(|view| view.name == IFNAME) {
+pub(crate) async fn foresee(
+    ns: &NetNs,
+    ifname: &str,
+) -> Result<(MacAddr, Vec<IpAddr>), AttachError> {
+    let interfaces = inspect(ns, ifname).await?;
+    match interfaces.into_iter().find(|view| view.name == ifname) {
         Some(view) => {
             let addresses = view.addresses.into_iter().map(|(addr, _)| addr);
             Ok((view.mac, addresses.collect()))

@@ -6,8 +6,9 @@
 use thiserror::Error;
 use weft_api::types::{Network, RemoveNames};
 use weft_api::{CallError, Cidr, Client, ContainerId};
+use weft_net::netns::NetNs;
 
-use crate::attach::IFNAME;
+use crate::attach::{IFNAME, ifname, is_ifname};
 use crate::find::FindError;
 use crate::obtain::or_default;
 use crate::{AddressSpec, Container, Target};
@@ -112,12 +113,30 @@ async fn detach_one(
     }
     if let Some(ns) = container.ns.as_ref().filter(|_| !meant.is_empty()) {
         let pairs: Vec<_> = meant.iter().map(|c| (c.addr(), c.prefix())).collect();
-        weft_net::attach::detach(ns, IFNAME, Some(&pairs)).await?;
+        let views = weft_net::attach::inspect(ns, IFNAME).await?;
+        for view in views.iter().filter(|view| is_ifname(&view.name)) {
+            weft_net::attach::detach(ns, &view.name, Some(&pairs)).await?;
+        }
+        leave(client, &container.id, ns).await?;
     }
+    // The router has a container leave its networks with its last address, which counts where there is
+    // no interface to look at any more.
     for cidr in &meant {
         free(client, &container.id, *cidr).await?;
     }
     Ok(meant)
+}
+
+/// Leaves the networks that the container has no interface on any more.
+async fn leave(client: &Client, id: &ContainerId, ns: &NetNs) -> Result<(), DetachError> {
+    let views = weft_net::attach::inspect(ns, IFNAME).await?;
+    for used in client.networks_of(id).await? {
+        let name = ifname(&used.network.key);
+        if !views.iter().any(|view| view.name == name) {
+            client.leave_network(&used.network.key, id).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Frees an address; that nobody holds it is as good.

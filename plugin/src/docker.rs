@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bollard::errors::Error as BollardError;
 use bollard::models::{
     ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-    NetworkCreateRequest,
+    Network, NetworkCreateRequest,
 };
 use bollard::query_parameters::{
     CreatePluginOptionsBuilder, EnablePluginOptionsBuilder, EventsOptionsBuilder,
@@ -203,6 +203,17 @@ impl Docker {
             Err(source) if is_not_found(&source) => Ok(None),
             Err(source) => Err(self.failed(source)),
         }
+    }
+
+    /// All networks of a driver.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn networks(&self, driver: &str) -> Result<Vec<Network>, DockerError> {
+        let listed = self.api.list_networks(None).await;
+        let mut networks = listed.map_err(|source| self.failed(source))?;
+        networks.retain(|network| network.driver.as_deref() == Some(driver));
+        Ok(networks)
     }
 
     /// Removes a network that no container is on.

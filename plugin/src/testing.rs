@@ -16,12 +16,14 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use weft_api::types::{
-    AddName, Address, Addresses, Allocate, Bind, Claim, Expose, Hide, Holders, Network,
-    RemoveNames, RemovedNames, Unbind,
+    AddName, AddPool, Address, Addresses, Allocate, Bind, Claim, Expose, Hide, Holders,
+    JoinNetwork, Network, NetworkUsers, Pool, RemoveNames, RemovedNames, Unbind, UsedNetwork,
+    UsedNetworks,
 };
 use weft_api::{Cidr, Client, ContainerId, routes};
 use weft_net::Netlink;
 use weft_net::netns::{NetNs, run_in};
+use weft_wire::NetworkKey;
 
 use crate::Target;
 
@@ -32,6 +34,10 @@ pub(crate) struct Books {
     pub(crate) exposed: Vec<Cidr>,
     pub(crate) bindings: Vec<Bind>,
     pub(crate) network: Network,
+    /// Who uses which networks beside it, and whether for multicast.
+    pub(crate) users: BTreeMap<(ContainerId, NetworkKey), bool>,
+    /// The subnets somebody asked for.
+    pub(crate) pools: Vec<Cidr>,
     /// Whether names are refused.
     pub(crate) refuse_names: bool,
     /// Whether claims are refused.
@@ -60,6 +66,8 @@ impl FakeRouter {
             exposed: Vec::new(),
             bindings: Vec::new(),
             network: Network {
+                key: NetworkKey::Default,
+                number: 0,
                 bridge: "weft".to_owned(),
                 mtu: 1376,
                 dns: Some([169, 254, 67, 83].into()),
@@ -67,6 +75,8 @@ impl FakeRouter {
                 default_subnet: Some(cidr("10.32.0.0/16")),
                 pool: Some(cidr("10.32.0.0/12")),
             },
+            users: BTreeMap::new(),
+            pools: Vec::new(),
             refuse_names: false,
             refuse_claims: false,
             refuse_bindings: false,
@@ -78,6 +88,10 @@ impl FakeRouter {
         let name = axum::routing::put(add_name).delete(remove_names);
         let router = axum::Router::new()
             .route(routes::NETWORK, get(network))
+            .route(routes::NETWORK_USER, axum::routing::put(join).delete(leave))
+            .route(routes::NETWORKS, get(network_users))
+            .route(routes::NETWORKS_OF, get(networks_of))
+            .route(routes::POOL, axum::routing::put(add_pool))
             .route(routes::STATUS, get(status))
             .route(routes::IP, ip)
             .route(routes::IP_ADDR, any(free))
@@ -262,6 +276,65 @@ async fn allocate(
     held.push(cidr);
     books.next += 1;
     Json(Address { cidr })
+}
+
+/// Every network but the default one is at the bridge `weft-other`.
+fn network_as(books: &Books, key: &NetworkKey) -> Network {
+    let mut network = books.network.clone();
+    if *key != NetworkKey::Default {
+        "weft-other".clone_into(&mut network.bridge);
+        network.key = key.clone();
+    }
+    network
+}
+
+async fn join(
+    State(books): State<Shared>,
+    Path((key, user)): Path<(String, ContainerId)>,
+    Json(JoinNetwork { multicast }): Json<JoinNetwork>,
+) -> Json<Network> {
+    let mut books = books.lock().unwrap();
+    let key: NetworkKey = key.parse().unwrap();
+    books.users.insert((user, key.clone()), multicast);
+    Json(network_as(&books, &key))
+}
+
+async fn leave(
+    State(books): State<Shared>,
+    Path((key, user)): Path<(String, ContainerId)>,
+) -> StatusCode {
+    let key: NetworkKey = key.parse().unwrap();
+    books.lock().unwrap().users.remove(&(user, key));
+    StatusCode::NO_CONTENT
+}
+
+async fn network_users(State(books): State<Shared>) -> Json<NetworkUsers> {
+    let books = books.lock().unwrap();
+    let users = books.users.keys().map(|(user, _)| user.clone()).collect();
+    Json(NetworkUsers { users })
+}
+
+async fn networks_of(
+    State(books): State<Shared>,
+    Path(user): Path<ContainerId>,
+) -> Json<UsedNetworks> {
+    let books = books.lock().unwrap();
+    let used = books.users.iter().filter(|((by, _), _)| *by == user);
+    let networks = used.map(|((_, key), multicast)| UsedNetwork {
+        network: network_as(&books, key),
+        multicast: *multicast,
+    });
+    Json(UsedNetworks {
+        networks: networks.collect(),
+    })
+}
+
+async fn add_pool(
+    State(books): State<Shared>,
+    Json(AddPool { subnet }): Json<AddPool>,
+) -> Json<Pool> {
+    books.lock().unwrap().pools.push(subnet);
+    Json(Pool { pool: subnet })
 }
 
 async fn claim(

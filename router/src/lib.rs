@@ -41,6 +41,7 @@ mod link;
 pub mod macs;
 mod mesh;
 pub mod nearness;
+pub mod networks;
 pub mod offload;
 mod path;
 mod pulse;

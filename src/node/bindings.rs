@@ -16,7 +16,8 @@ use weft_api::Cidr;
 use weft_api::types::{self as api, ContainerId};
 use weft_router::home;
 use weft_router::macs::{Kind, Location};
-use weft_wire::{MacAddr, Network};
+use weft_router::networks::Networks;
+use weft_wire::{MacAddr, Network, NetworkKey};
 
 use super::Node;
 use super::macs::Macs;
@@ -34,6 +35,7 @@ impl Macs {
     /// What was registered before a restart, as far as it is there still; the rest is dropped from the state.
     pub(crate) fn restore(
         config: &Config,
+        networks: &Networks,
         state: &mut State,
         ports: Option<&BTreeSet<String>>,
         now: Instant,
@@ -43,7 +45,7 @@ impl Macs {
         state.bindings.retain(is_there);
         let mut macs = Self::new();
         let bindings = state.bindings.iter();
-        let bindings = bindings.filter_map(|b| Some((key(b)?, b.addresses.clone())));
+        let bindings = bindings.filter_map(|b| Some((key(networks, b)?, b.addresses.clone())));
         let host = (Network::DEFAULT, config.name.to_mac());
         let host = Some((host, exposed(&state.exposed))).filter(|(_, a)| !a.is_empty());
         for (key, addresses) in bindings.chain(host) {
@@ -73,6 +75,7 @@ impl Node {
         check(&body)?;
         let binding = BindingState {
             container: body.container.to_string(),
+            network: body.network.to_string(),
             mac: body.mac.to_string(),
             port: body.port,
             addresses: body.addresses,
@@ -80,8 +83,11 @@ impl Node {
         let mut bindings = self.persisted.state.bindings.clone();
         bindings.retain(|other| other.mac != binding.mac);
         bindings.push(binding);
+        let number = self.networks.number(&body.network).ok_or_else(|| {
+            Failure::missing(format!("this host is not in the network {}", body.network))
+        })?;
         self.set_bindings(bindings).await?;
-        let key = (Network::DEFAULT, body.mac);
+        let key = (number, body.mac);
         self.macs.making.insert(key, Instant::now());
         Ok(())
     }
@@ -102,6 +108,43 @@ impl Node {
         .await;
     }
 
+    /// This host leaves a network, and so do its containers.
+    pub(super) async fn unbind_network(&mut self, network: &NetworkKey) {
+        let network = network.to_string();
+        self.keep_bindings(|binding| binding.network != network)
+            .await;
+    }
+
+    /// The keys of all bindings as they are at present.
+    pub(super) fn binding_keys(&self) -> Vec<Option<home::Key>> {
+        let bindings = self.persisted.state.bindings.iter();
+        bindings
+            .map(|binding| key(&self.networks, binding))
+            .collect()
+    }
+
+    /// Registers all bindings whose networks have other numbers than when they had these keys.
+    pub(super) async fn renumber_bindings(&mut self, before: Vec<Option<home::Key>>) {
+        let bindings = self.persisted.state.bindings.clone();
+        for (binding, before) in bindings.iter().zip(before) {
+            let after = key(&self.networks, binding);
+            if before == after {
+                continue;
+            }
+            if let Some(before) = before {
+                self.unregister(before).await;
+            }
+            if let Some(after) = after
+                && let Err(failure) = self.register(after, &binding.addresses).await
+            {
+                warn!(
+                    why = failure.error,
+                    "other peers do not know a container's MAC"
+                );
+            }
+        }
+    }
+
     /// Bindings whose port is not there are of containers that are gone.
     pub(super) async fn prune_bindings(&mut self, now: Instant) {
         let is_new = |since: &Instant| now.saturating_duration_since(*since) < MAKING;
@@ -114,7 +157,8 @@ impl Node {
         };
         let making: BTreeSet<home::Key> = self.macs.making.keys().copied().collect();
         self.keep_bindings(|binding| {
-            ports.contains(&binding.port) || key(binding).is_some_and(|key| making.contains(&key))
+            let is_new = making.iter().any(|(_, mac)| binding.mac == mac.to_string());
+            ports.contains(&binding.port) || is_new
         })
         .await;
     }
@@ -150,7 +194,7 @@ impl Node {
             return Ok(());
         }
         for binding in bindings.iter().filter(|binding| !old.contains(binding)) {
-            if let Some(key) = key(binding) {
+            if let Some(key) = key(&self.networks, binding) {
                 self.register(key, &binding.addresses).await?;
             }
         }
@@ -161,7 +205,7 @@ impl Node {
                 mac = binding.mac,
                 "its interface is gone"
             );
-            if let Some(key) = key(binding) {
+            if let Some(key) = key(&self.networks, binding) {
                 self.unregister(key).await;
             }
         }
@@ -201,8 +245,10 @@ impl Node {
     }
 }
 
-fn key(binding: &BindingState) -> Option<home::Key> {
-    Some((Network::DEFAULT, binding.mac.parse().ok()?))
+/// None if nobody is in its network any more.
+fn key(networks: &Networks, binding: &BindingState) -> Option<home::Key> {
+    let network = networks.number(&binding.network.parse().ok()?)?;
+    Some((network, binding.mac.parse().ok()?))
 }
 
 fn check(body: &api::Bind) -> Result<(), Failure> {

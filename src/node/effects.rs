@@ -240,8 +240,8 @@ impl Node {
         }
     }
 
-    /// Has the resolver's answers find the containers of every pool.
-    async fn route_answers(&mut self) {
+    /// Has the resolver hear the containers at every bridge, and its answers find those of every pool.
+    pub(super) async fn route_answers(&mut self) {
         let Some(dns) = &self.config.dns else {
             return;
         };
@@ -249,8 +249,14 @@ impl Node {
         let pools: Vec<_> = pools.collect();
         if let Err(error) = self.host.resolver_address(dns.address, &pools).await {
             self.host.warn(format!(
-                "containers of some address ranges get no DNS answers: {error:#}"
+                "containers of some networks or address ranges get no DNS answers: {error:#}"
             ));
+        }
+        if let Some(resolver) = &mut self.names.resolver {
+            let bridges = self.host.bridges().map(str::to_owned).collect();
+            for error in resolver.listen_at(bridges) {
+                self.host.warn(error.to_string());
+            }
         }
     }
 
@@ -353,6 +359,7 @@ impl Node {
             Entry::Mac(network, mac, binding) => {
                 self.on_binding(peer, (network, mac), &binding, now).await;
             }
+            Entry::Network(key) => self.on_network(peer, &key, true).await,
         }
     }
 
@@ -380,6 +387,7 @@ impl Node {
             Entry::Mac(network, mac, _) => {
                 self.on_binding_gone(peer, (*network, *mac), now).await;
             }
+            Entry::Network(key) => self.on_network(peer, key, false).await,
         }
     }
 
@@ -391,6 +399,7 @@ impl Node {
         self.router.handle_peer_gone(peer, now);
         self.names.drop_origin(peer);
         self.forget_macs_of(peer, now).await;
+        self.forget_networks_of(peer).await;
     }
 
     /// Tells the router what a peer says of its connections; only once we know which run of it

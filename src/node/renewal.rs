@@ -26,6 +26,7 @@ impl Node {
             self.persisted.state.generation,
             &self.names.table,
             &self.macs,
+            &self.networks,
         )
         .await?;
         (
@@ -51,6 +52,7 @@ impl Node {
             self.mesh.links.remove(&peer);
             self.names.drop_origin(peer);
             self.forget_macs_of(peer, Instant::now()).await;
+            self.forget_networks_of(peer).await;
         } else {
             info!(%peer, "a peer appeared");
         }

@@ -29,6 +29,17 @@ impl Node {
             Request::Report(reply) => send(reply, Ok(self.report())),
             Request::Metrics(reply) => send(reply, Ok(self.metrics())),
             Request::Network(reply) => send(reply, Ok(self.network())),
+            Request::NetworkOf(key, reply) => send(reply, self.network_of(&key)),
+            Request::JoinNetwork(key, user, body, reply) => {
+                let joined = self.join_network(&key, &user, &body).await;
+                send(reply, joined);
+            }
+            Request::LeaveNetwork(key, user, reply) => {
+                self.leave_network(&key, user.as_str()).await;
+                send(reply, Ok(()));
+            }
+            Request::NetworkUsers(reply) => send(reply, Ok(self.network_users())),
+            Request::NetworksOf(user, reply) => send(reply, Ok(self.networks_of(&user))),
             Request::Connect(body, reply) => send(reply, self.connect(&body)),
             Request::Forget(body, reply) => {
                 let forgotten =
@@ -63,12 +74,14 @@ impl Node {
             Request::Holders(addr, reply) => send(reply, self.holders(addr)),
             Request::Free(container, addr, reply) => {
                 let freed = self.free(&container, addr).await;
+                self.leave_if_bare(&container).await;
                 send(reply, freed);
             }
             Request::FreeAll(container, reply) => {
                 self.unbind(&container).await;
-                let container = convert::container(&container);
-                let freed = self.ipam.free_all(&container, Instant::now());
+                let id = convert::container(&container);
+                let freed = self.ipam.free_all(&id, Instant::now());
+                self.leave_if_bare(&container).await;
                 send(reply, Ok(addresses(freed)));
             }
             Request::AddName(body, reply) => {

@@ -11,7 +11,7 @@ use weft_api::types::Network;
 use weft_api::{ContainerId, Report};
 use weft_ipam::Allocator;
 use weft_router::macs::{Kind, MacEntry};
-use weft_wire::PeerName;
+use weft_wire::{NetworkKey, PeerName};
 
 use super::Node;
 use crate::convert;
@@ -31,6 +31,7 @@ impl Node {
                 .set_aside
                 .as_ref()
                 .map(|p| p.display().to_string()),
+            networks: self.network_report(),
             warnings: self.warnings(),
         }
     }
@@ -48,6 +49,8 @@ impl Node {
 
     pub(super) fn network(&self) -> Network {
         Network {
+            key: NetworkKey::Default,
+            number: 0,
             bridge: self.config.host.bridge.clone(),
             mtu: self.config.mesh.mtu,
             dns: self.config.dns.as_ref().map(|dns| dns.address),

@@ -369,7 +369,7 @@ enum Manner {
 impl Server {
     async fn start(manner: Manner) -> Self {
         let (udp, tcp) = loop {
-            if let Ok(sockets) = bind(free_address().await).await {
+            if let Ok(sockets) = bind(free_address().await, None) {
                 break sockets;
             }
         };

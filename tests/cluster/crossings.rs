@@ -300,6 +300,8 @@ impl World {
                 up.macs.claim(network, mac, Location::Peer(peer), kind, now);
                 up.stale = true;
             }
+            // The cluster has the default network only.
+            Entry::Network(_) => {}
         }
     }
 
@@ -330,6 +332,7 @@ impl World {
                 up.macs.withdraw(*network, *mac, Location::Peer(peer));
                 up.stale = true;
             }
+            Entry::Network(_) => {}
         }
     }
 

@@ -274,7 +274,11 @@ impl Gossip {
 fn links_of(entries: &Entries) -> BTreeSet<PeerName> {
     let established = |entry: &Entry| match entry {
         Entry::Link(to, link) => link.established.then_some(*to),
-        Entry::Peer(_) | Entry::Ring(..) | Entry::Name { .. } | Entry::Mac(..) => None,
+        Entry::Peer(_)
+        | Entry::Ring(..)
+        | Entry::Name { .. }
+        | Entry::Mac(..)
+        | Entry::Network(_) => None,
     };
     entries.values().filter_map(established).collect()
 }

@@ -32,6 +32,12 @@ impl Network {
     }
 }
 
+impl From<Network> for u32 {
+    fn from(network: Network) -> Self {
+        network.0
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

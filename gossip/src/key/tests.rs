@@ -14,7 +14,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_parsed_without_panic(kind in "(peer|link|ring|name|mac)?/?", key: String, value: String) {
+    fn any_text_is_parsed_without_panic(kind in "(peer|link|ring|name|mac|net)?/?", key: String, value: String) {
         let _ = Entry::parse(&format!("{kind}{key}"), &value);
     }
 
@@ -57,6 +57,10 @@ fn another_spelling_of_a_key_is_refused() {
         "name/a/b/10.0.0.01",
         "name/a/b/::0:1",
         "name/a/b/10.0.0.1/",
+        "net/default",
+        "net/blue",
+        "net/subnet:10.0.0.0/8",
+        "net/subnet:10.0.0.1%2f8",
         "mac/0",
         "mac/00/02:00:00:00:00:01",
         "mac/0/02:00:00:00:00:0A",
@@ -177,5 +181,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             }
         }),
         mac_entry(),
+        "(name|swarm):[a-z0-9._-]{1,64}|subnet:10\\.[1-9]\\.0\\.0/16"
+            .prop_map(|key| Entry::Network(key.parse().unwrap())),
     ]
 }

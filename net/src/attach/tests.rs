@@ -152,7 +152,7 @@ fn broadcast_and_multicast_leave_by_the_interface() {
 fn the_resolvers_address_is_reached_whatever_the_subnet() {
     testing::in_namespace(async |netlink, host| {
         make_bridge(&netlink).await;
-        dns_address(&netlink, "weft", DNS, &[cidr("10.32.0.0/12")])
+        dns_address(&netlink, &["weft"], DNS, &[cidr("10.32.0.0/12")])
             .await
             .unwrap();
         let ns = NetNs::create().unwrap();

@@ -72,7 +72,7 @@ impl Plugin {
                 json!({})
             }
             "NetworkDriver.DeleteNetwork" => {
-                self.delete_network(&read(body)?);
+                self.delete_network(&read(body)?).await?;
                 json!({})
             }
             "NetworkDriver.CreateEndpoint" => to_value(&self.create_endpoint(&read(body)?).await?)?,

@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use tracing::{debug, info, warn};
-use weft_api::types::Bind;
+use weft_api::types::{Bind, JoinNetwork, UsedNetwork};
 use weft_api::{Cidr, ContainerId};
-use weft_wire::MacAddr;
+use weft_wire::{MacAddr, NetworkKey};
 
 use super::link::Ends;
+use super::options::{NetworkOptions, user};
 use super::pool::Space;
 use super::protocol::{
     CreateEndpoint, CreateNetwork, CreatedEndpoint, InterfaceName, Joined, OfEndpoint, OfNetwork,
     StaticRoute,
 };
-use super::{Plugin, PluginError};
+use super::{Plugin, PluginError, Role};
 use crate::attach::IFNAME;
 use crate::binding::tell;
 
@@ -28,23 +29,60 @@ const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 
 impl Plugin {
     pub(super) async fn create_network(&self, asked: CreateNetwork) -> Result<(), PluginError> {
-        let network = self.router.network().await?;
-        let own = network.default_subnet.map(|subnet| subnet.to_string());
+        let options = NetworkOptions::of_call(&asked.options)?;
+        let default = self.router.network().await?;
+        if let Some(asked) = options.mtu.clone()
+            && asked != default.mtu.to_string()
+        {
+            let ours = default.mtu;
+            return Err(PluginError::Mtu { asked, ours });
+        }
+        if asked
+            .ipv4
+            .iter()
+            .any(|data| data.address_space.parse::<Space>().is_err())
+        {
+            return Err(PluginError::ForeignIpam);
+        }
+        let first = asked
+            .ipv4
+            .iter()
+            .find_map(|data| data.pool.parse::<Cidr>().ok());
+        let key = match self.role {
+            Role::Host => options.key(first.filter(|first| Some(*first) != default.default_subnet)),
+            // All nodes are told this id.
+            Role::Swarm => asked.network.parse().map(NetworkKey::Swarm),
+        }?;
+        let multicast = options.multicast;
+        self.router
+            .join_network(
+                &key,
+                &user(&asked.network, self.role)?,
+                &JoinNetwork { multicast },
+            )
+            .await?;
         for data in &asked.ipv4 {
-            if data.address_space.parse::<Space>().is_err() {
-                return Err(PluginError::ForeignIpam);
-            }
-            if Some(&data.pool) != own.as_ref() {
-                return Err(PluginError::OwnSubnet);
-            }
             self.end_making(&data.pool);
         }
-        info!(network = asked.network, "Docker made a network");
+        info!(network = asked.network, %key, "Docker made a network");
         Ok(())
     }
 
-    pub(super) fn delete_network(&self, gone: &OfNetwork) {
+    pub(super) async fn delete_network(&self, gone: &OfNetwork) -> Result<(), PluginError> {
+        let user = user(&gone.network, self.role)?;
+        for used in self.router.networks_of(&user).await? {
+            self.router.leave_network(&used.network.key, &user).await?;
+        }
         info!(network = gone.network, "Docker removed a network");
+        Ok(())
+    }
+
+    /// What a network of Docker's is to the router. That it is not known must not lead to the default
+    /// network: its containers would be where they should not.
+    async fn network_of(&self, network: &str) -> Result<UsedNetwork, PluginError> {
+        let used = self.router.networks_of(&user(network, self.role)?).await?;
+        let first = used.into_iter().next();
+        first.ok_or_else(|| PluginError::UnknownNetwork(network.to_owned()))
     }
 
     pub(super) async fn create_endpoint(
@@ -52,7 +90,7 @@ impl Plugin {
         asked: &CreateEndpoint,
     ) -> Result<CreatedEndpoint, PluginError> {
         let ends = Ends::of(&asked.endpoint)?;
-        let network = self.router.network().await?;
+        let network = self.network_of(&asked.network).await?.network;
         let address = &asked.interface.address;
         let mac = match asked.interface.mac_address.as_str() {
             "" => mac(asked),
@@ -60,7 +98,7 @@ impl Plugin {
                 .parse()
                 .map_err(|_| PluginError::Mac(given.to_owned()))?,
         };
-        let binding = binding(asked, mac, &ends)?;
+        let binding = binding(asked, mac, &ends, network.key.clone())?;
         if let Some(note) = tell(&self.router, &binding).await {
             warn!(endpoint = asked.endpoint, "{note}");
         }
@@ -77,8 +115,11 @@ impl Plugin {
         if !ends.is_there().await? {
             return Err(PluginError::NoEndpoint(asked.endpoint.clone()));
         }
-        let network = self.router.network().await?;
-        let mut routes = vec![StaticRoute::on_link(MULTICAST.into(), 4)];
+        let UsedNetwork { network, multicast } = self.network_of(&asked.network).await?;
+        let mut routes = Vec::new();
+        if multicast {
+            routes.push(StaticRoute::on_link(MULTICAST.into(), 4));
+        }
         let dns = network.dns.map(|dns| StaticRoute::on_link(dns.into(), 32));
         routes.extend(dns);
         Ok(Joined {
@@ -108,12 +149,18 @@ fn holder(endpoint: &str) -> Result<ContainerId, PluginError> {
 }
 
 /// What the endpoint's interface will be like.
-fn binding(asked: &CreateEndpoint, mac: MacAddr, ends: &Ends) -> Result<Bind, PluginError> {
+fn binding(
+    asked: &CreateEndpoint,
+    mac: MacAddr,
+    ends: &Ends,
+    network: NetworkKey,
+) -> Result<Bind, PluginError> {
     let interface = &asked.interface;
     let addresses = [&interface.address, &interface.address_ipv6];
     let addresses = addresses.into_iter().filter_map(|text| text.parse().ok());
     Ok(Bind {
         container: holder(&asked.endpoint)?,
+        network,
         mac,
         port: ends.host.clone(),
         addresses: addresses.map(|cidr: Cidr| cidr.addr()).collect(),

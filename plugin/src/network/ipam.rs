@@ -112,11 +112,15 @@ impl Plugin {
         Ok(())
     }
 
-    /// Any free address of a pool.
+    /// Any free address of a pool. That there is such a pool is said with each address, not when Docker
+    /// asks for the pool: dockerd does that at its start too, when the router may be away.
     async fn allocate(&self, pool: &Pool) -> Result<IpAddr, PluginError> {
         let holder = Holder::new(&self.router, prefix(pool, false))?;
         let limit = self.patience.saturating_sub(SPARE);
-        let allocated = self.router.allocate(&holder.id, Some(pool.range));
+        let allocated = async {
+            self.router.add_pool(pool.subnet).await?;
+            self.router.allocate(&holder.id, Some(pool.range)).await
+        };
         let no_address = |_| PluginError::NoAddress {
             range: pool.range.to_string(),
             limit,
@@ -131,6 +135,7 @@ impl Plugin {
     async fn claim(&self, pool: &Pool, addr: IpAddr, shared: bool) -> Result<(), PluginError> {
         let holder = Holder::new(&self.router, prefix(pool, shared))?;
         let cidr = Cidr::new(addr, pool.subnet.prefix()).map_err(super::pool::PoolError::from)?;
+        self.router.add_pool(pool.subnet).await?;
         match self.router.claim(&holder.id, cidr).await {
             Ok(_) => holder.keep(),
             Err(CallError::Refused {

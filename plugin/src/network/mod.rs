@@ -20,7 +20,9 @@
 mod call;
 mod driver;
 mod ipam;
+mod known;
 mod link;
+mod options;
 mod pool;
 mod protocol;
 mod swarm;
@@ -34,6 +36,7 @@ use thiserror::Error;
 use weft_api::{CallError, Client};
 use weft_net::NetlinkError;
 
+pub use known::keep_networks_known;
 pub(crate) use link::host_end;
 use pool::{Pool, PoolError};
 pub use swarm::Role;
@@ -109,8 +112,20 @@ pub(crate) enum PluginError {
         "weft: Docker's own IPAM would give the same addresses on every host: add `--ipam-driver weft`"
     )]
     ForeignIpam,
-    #[error("weft: networks with a subnet of their own are not there yet: leave --subnet out")]
-    OwnSubnet,
+    #[error("weft: the option {name} must be {wanted}")]
+    Option { name: String, wanted: &'static str },
+    #[error(
+        "weft: -o com.docker.network.driver.mtu={asked} is not the MTU of all weft's networks, {ours}: leave it out, or start every router with --mtu {asked}"
+    )]
+    Mtu { asked: String, ours: u16 },
+    #[error("weft: -o weft.network: {0}")]
+    Key(#[from] weft_wire::NetworkKeyError),
+    #[error("weft: {0:?} cannot be the id of a network")]
+    Network(String),
+    #[error(
+        "weft: the router does not know this network of Docker's ({0}): it does within a minute, unless the plugin's log says why not"
+    )]
+    UnknownNetwork(String),
     #[error("weft: {0}")]
     Link(#[from] NetlinkError),
     #[error("weft: there is no bridge {0}: is the router running? start it with `weft launch`")]

@@ -80,6 +80,8 @@ pub(crate) struct CreateNetwork {
     pub(crate) network: String,
     #[serde(rename = "IPv4Data", default, deserialize_with = "or_null")]
     pub(crate) ipv4: Vec<IpamData>,
+    #[serde(rename = "Options", default, deserialize_with = "or_null")]
+    pub(crate) options: Options,
 }
 
 /// What the IPAM driver said of one subnet of a network.
@@ -100,6 +102,8 @@ pub(crate) struct OfNetwork {
 /// `NetworkDriver.CreateEndpoint`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct CreateEndpoint {
+    #[serde(rename = "NetworkID")]
+    pub(crate) network: String,
     #[serde(rename = "EndpointID")]
     pub(crate) endpoint: String,
     /// What dockerd has decided on already.
@@ -129,6 +133,8 @@ pub(crate) struct CreatedEndpoint {
 /// `NetworkDriver.Join`, `Leave`, `DeleteEndpoint`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct OfEndpoint {
+    #[serde(rename = "NetworkID")]
+    pub(crate) network: String,
     #[serde(rename = "EndpointID")]
     pub(crate) endpoint: String,
 }

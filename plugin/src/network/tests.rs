@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use tokio::time::timeout;
 use weft_api::ContainerId;
 use weft_net::Netlink;
+use weft_wire::NetworkKey;
 
 use super::upkeep::look;
 use super::*;
@@ -22,13 +23,21 @@ const ENDPOINT: &str = "cb91aa3708f1cb91aa3708f1cb91aa3708f1cb91aa3708f1cb91aa37
 struct Dockerd(Plugin);
 
 impl Dockerd {
+    /// It has made one network some time before.
     fn of(router: &FakeRouter) -> Self {
-        Self(Plugin::new(router.client.clone(), Role::Host))
+        Self::made(router, Role::Host)
     }
 
     /// On a node of a swarm.
     fn of_swarm(router: &FakeRouter) -> Self {
-        Self(Plugin::new(router.client.clone(), Role::Swarm))
+        Self::made(router, Role::Swarm)
+    }
+
+    fn made(router: &FakeRouter, role: Role) -> Self {
+        let user = super::options::user(NETWORK, role).unwrap();
+        let made = ((user, NetworkKey::Default), true);
+        router.books().users.extend([made]);
+        Self(Plugin::new(router.client.clone(), role))
     }
 
     async fn call(&self, call: &str, body: Value) -> Value {
@@ -244,6 +253,84 @@ fn what_cannot_be_put_right_is_refused_with_its_reason() {
         }
         assert_eq!(ends().await, [""; 0]);
     });
+}
+
+#[test]
+fn a_network_is_the_one_its_options_and_subnet_say() {
+    on_a_host(|| async {
+        let links = Netlink::new().unwrap();
+        links.add_bridge("weft-other").await.unwrap();
+        for (subnet, options, key) in [
+            ("10.50.0.0/16", json!({}), "subnet:10.50.0.0/16"),
+            (
+                "10.50.0.0/16",
+                json!({ "weft.network": "blue" }),
+                "name:blue",
+            ),
+            (
+                "10.32.0.0/16",
+                json!({ "com.docker.network.driver.mtu": "1376" }),
+                "default",
+            ),
+        ] {
+            let router = FakeRouter::start();
+            let dockerd = Dockerd::of(&router);
+            router.books().users.clear();
+            let pool = dockerd.pool(subnet, "").await;
+            let mut made = network();
+            made["IPv4Data"][0]["Pool"] = subnet.into();
+            made["Options"]["com.docker.network.generic"] = options;
+            dockerd.ok("NetworkDriver.CreateNetwork", made).await;
+            let keys: Vec<_> = router
+                .books()
+                .users
+                .keys()
+                .map(|(_, key)| key.to_string())
+                .collect();
+            assert_eq!(keys, [key]);
+            dockerd.endpoint(&dockerd.address(&pool, "").await).await;
+            assert_eq!(router.books().pools, [cidr(subnet)]);
+            let other = if key == "default" {
+                "weft"
+            } else {
+                "weft-other"
+            };
+            let ports = links.list_ports(other).await.unwrap();
+            assert!(ports.contains("weftplcb91aa370"), "{ports:?}");
+            dockerd.ok("NetworkDriver.DeleteEndpoint", join()).await;
+            dockerd.ok("NetworkDriver.DeleteNetwork", join()).await;
+            assert!(router.books().users.is_empty());
+            // It must not come up on another network.
+            let said = dockerd.refused("NetworkDriver.Join", join()).await;
+            assert!(
+                said.contains("no interface") || said.contains("does not know"),
+                "{said}"
+            );
+        }
+    });
+}
+
+#[tokio::test]
+async fn options_that_cannot_be_met_are_refused_and_multicast_may_be_left_out() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    for (options, why) in [
+        (
+            json!({ "com.docker.network.driver.mtu": "9000" }),
+            "--mtu 9000",
+        ),
+        (json!({ "weft.colour": "blue" }), "weft.colour"),
+        (json!({ "weft.network": "a b" }), "cannot be the name"),
+    ] {
+        let mut made = network();
+        made["Options"]["com.docker.network.generic"] = options;
+        let said = dockerd.refused("NetworkDriver.CreateNetwork", made).await;
+        assert!(said.contains(why), "{said}");
+    }
+    let mut made = network();
+    made["Options"]["com.docker.network.generic"] = json!({ "weft.multicast": "false" });
+    dockerd.ok("NetworkDriver.CreateNetwork", made).await;
+    assert_eq!(router.books().users.values().collect::<Vec<_>>(), [&false]);
 }
 
 #[tokio::test]

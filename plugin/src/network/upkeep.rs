@@ -140,10 +140,11 @@ pub(super) async fn look(
     suspects: &BTreeSet<Held>,
 ) -> Result<BTreeSet<Held>, LookError> {
     // In this order: an interface made meanwhile is of an address not seen yet.
-    let ipam = router.status().await?.ipam;
+    let report = router.status().await?;
     let used = addresses_in_use().await?;
-    let holders = ipam.map(|ipam| ipam.holders).unwrap_or_default();
-    let held = holders.into_iter().map(|h| (h.container, h.cidr.addr()));
+    let held = report
+        .holders()
+        .map(|h| (h.container.clone(), h.cidr.addr()));
     let mut left = BTreeSet::new();
     for (id, addr) in held.filter(|(id, addr)| is_endpoints(id) && !used.contains(addr)) {
         if !suspects.contains(&(id.clone(), addr)) {

@@ -290,6 +290,8 @@ mod tests {
 
     fn network() -> Network {
         Network {
+            key: weft_wire::NetworkKey::Default,
+            number: 0,
             bridge: "weft".to_owned(),
             mtu: 1376,
             dns: Some([169, 254, 67, 83].into()),

@@ -10,12 +10,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use thiserror::Error;
 use tracing::warn;
 use weft_net::netns::NetNs;
+use weft_wire::NetworkKeyError;
 
 use super::create::MARK;
 use super::{Body, Proxy, ProxyError};
 use crate::attach::{AttachError, AttachOptions, attach_found};
 use crate::docker::{self, DockerError};
-use crate::runtime::bundle::{addresses, wanted_by};
+use crate::runtime::bundle::{addresses, network, network_wanted_by, wanted_by};
 use crate::{Container, ParseAddressError, Target};
 
 /// Why a container that runs is not on the network.
@@ -25,6 +26,8 @@ pub(super) enum StartError {
     Docker(#[from] DockerError),
     #[error("WEFT_CIDR: {0}")]
     Address(#[from] ParseAddressError),
+    #[error("WEFT_NETWORK: {0}")]
+    Network(#[from] NetworkKeyError),
     #[error("{0}")]
     Attach(#[from] AttachError),
 }
@@ -74,6 +77,9 @@ impl Proxy {
             .filter_map(|entry| wanted_by(entry))
             .next_back();
         let addresses = addresses(wanted)?;
+        let entries = env.iter().flatten();
+        let mut wanted = entries.filter_map(|entry| network_wanted_by(entry));
+        let network = network(wanted.next_back())?;
         let found = docker::container(name, found)?;
         let Some(ns) = found.pid.and_then(|pid| NetNs::of_pid(pid).ok()) else {
             // It has ended already.
@@ -87,6 +93,7 @@ impl Proxy {
         };
         let options = AttachOptions {
             patience: Some(PATIENCE),
+            network,
             ..AttachOptions::default()
         };
         attach_found(&self.router, &target, &container, &addresses, &options).await?;

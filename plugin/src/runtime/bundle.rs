@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use thiserror::Error;
+use weft_wire::{NetworkKey, NetworkKeyError};
 
 use crate::{AddressSpec, ParseAddressError};
 
@@ -84,6 +85,12 @@ impl Bundle {
         texts.filter_map(wanted_by).next_back()
     }
 
+    /// The network its environment asks for.
+    pub fn weft_network(&self) -> Option<&str> {
+        let texts = self.list("process", "env").iter().filter_map(Value::as_str);
+        texts.filter_map(network_wanted_by).next_back()
+    }
+
     /// The host name the container will have.
     pub fn hostname(&self) -> Option<&str> {
         self.config.get("hostname")?.as_str()
@@ -145,6 +152,18 @@ impl Bundle {
 pub(crate) fn wanted_by(entry: &str) -> Option<&str> {
     let value = entry.strip_prefix("WEFT_CIDR=")?;
     Some(value.trim())
+}
+
+/// What such an entry asks for with `WEFT_NETWORK`.
+pub(crate) fn network_wanted_by(entry: &str) -> Option<&str> {
+    let value = entry.strip_prefix("WEFT_NETWORK=")?;
+    Some(value.trim())
+}
+
+/// What the value of `WEFT_NETWORK` asks for; nothing, or none at all, is the default network.
+pub(crate) fn network(wanted: Option<&str>) -> Result<NetworkKey, NetworkKeyError> {
+    let wanted = wanted.filter(|text| !text.is_empty());
+    wanted.map_or(Ok(NetworkKey::Default), NetworkKey::typed)
 }
 
 /// What the value of `WEFT_CIDR` asks for; nothing, or none at all, is an address of the default subnet.
@@ -278,6 +297,9 @@ mod tests {
     #[test]
     fn what_is_not_asked_for_is_an_address_of_the_default_subnet() {
         assert_eq!(addresses(None), Ok(vec![]));
+        assert_eq!(network(None), Ok(NetworkKey::Default));
+        assert_eq!(network(Some("blue")), NetworkKey::named("blue"));
+        assert!(network(Some("a b")).is_err());
         assert_eq!(addresses(Some(" ")), Ok(vec![]));
         assert_eq!(
             addresses(Some("net:default 10.2.0.1/16")).map(|a| a.len()),

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use weft_api::types::{Network, RemoveNames};
 use weft_api::{CallError, Client, ContainerId, ContainerIdError, routes};
 use weft_net::netns::NetNs;
+use weft_wire::NetworkKeyError;
 
-use super::bundle::{ATTACH, Bundle, BundleError, FREE, addresses};
+use super::bundle::{ATTACH, Bundle, BundleError, FREE, addresses, network};
 use super::record::{RESOLV_CONF, Record};
 use super::resolv_conf::with_resolver;
 use crate::attach::{AttachError, AttachOptions, IFNAME, attach_found};
@@ -46,6 +47,8 @@ enum HookError {
     Id(#[from] ContainerIdError),
     #[error("WEFT_CIDR: {0}")]
     Address(#[from] ParseAddressError),
+    #[error("WEFT_NETWORK: {0}")]
+    Network(#[from] NetworkKeyError),
     #[error("cannot open the container's network namespace: {0}")]
     Namespace(#[source] io::Error),
     #[error("{0}")]
@@ -124,6 +127,7 @@ async fn attach(client: &Client, state: State) -> Result<(), HookError> {
         return Ok(());
     }
     let addresses = addresses(bundle.weft_cidr())?;
+    let wanted = network(bundle.weft_network())?;
     let named_by_host = || bundle.hostname().map(|hostname| named(hostname, &state.id));
     let container = Container {
         id: ContainerId::new(&state.id)?,
@@ -136,6 +140,7 @@ async fn attach(client: &Client, state: State) -> Result<(), HookError> {
     let network = until_there(|| client.network()).await?;
     let options = AttachOptions {
         patience: Some(PATIENCE),
+        network: wanted,
         ..AttachOptions::default()
     };
     let target = Target::Docker(container.id.short().to_owned());
