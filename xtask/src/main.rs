@@ -4,6 +4,8 @@
 //! beyond cargo it installs itself, because a machine that happens to have a tool hides that others
 //! lack it.
 
+mod bench;
+
 use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -23,6 +25,10 @@ cargo xtask chaos [--minutes M] [--seed S]
 cargo xtask docker-bench
                     how much longer `docker run` takes with weft (root, some minutes)
 cargo xtask lint    fmt, clippy, docs, deny, the unit for systemd
+cargo xtask bench [NAME]
+                    how long each step of a frame's way takes; only benches with NAME in theirs, if it is given
+cargo xtask bench --instructions [NAME]
+                    how many instructions it takes, counted by valgrind
 cargo xtask fuzz [SECONDS]
                     run each fuzz target (needs a nightly toolchain), 60 s unless told otherwise
 ";
@@ -46,6 +52,10 @@ fn main() -> ExitCode {
         ["chaos", more @ ..] => chaos(more),
         ["docker-bench"] => docker_bench(),
         ["lint"] => lint(),
+        ["bench"] => bench::time(""),
+        ["bench", "--instructions"] => bench::count(""),
+        ["bench", "--instructions", name] => bench::count(name),
+        ["bench", name] => bench::time(name),
         ["fuzz"] => fuzz("60"),
         ["fuzz", seconds] => fuzz(seconds),
         _ => {
