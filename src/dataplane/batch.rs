@@ -169,3 +169,113 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
+
+    use arc_swap::ArcSwap;
+    use dashmap::DashSet;
+    use tokio::sync::mpsc;
+    use weft_net::Netlink;
+    use weft_net::bridge::add_address;
+    use weft_net::netns::{NetNs, run_in};
+    use weft_net::tap::Tap;
+    use weft_net::taps::Waker;
+    use weft_net::udp::bind_udp;
+    use weft_router::ConnId;
+    use weft_router::flood::FloodNumber;
+    use weft_router::session::SendSession;
+    use weft_wire::PeerName;
+    use weft_wire::control::Suite;
+    use weft_wire::packet::ReceiverIndex;
+
+    use super::*;
+    use crate::dataplane::{Activity, Counters, Forwarding};
+
+    /// Nobody answers who has the neighbour's address, so what is sent there stays in the socket's buffer.
+    #[test]
+    fn what_a_full_socket_does_not_take_is_counted_and_waits_for_nobody() {
+        in_namespace(|| {
+            let socket = bind_udp("10.9.0.1:0".parse().unwrap()).unwrap();
+            socket2::SockRef::from(&socket)
+                .set_send_buffer_size(0)
+                .unwrap();
+            let (shared, _reports) = shared(socket);
+            let egress = Arc::new(egress("10.9.0.2:6783"));
+            let mut batch = Batch::new();
+            let begin = Instant::now();
+            for _ in 0..10 {
+                for _ in 0..20 {
+                    batch.push(&shared, &egress, &[1; 17], 1000, |room| room.fill(7));
+                }
+                batch.flush(&shared);
+            }
+            let took = begin.elapsed();
+            assert!(took < Duration::from_secs(1), "it took {took:?}");
+            let sent = shared.counters.datagrams_sent.load(Ordering::Relaxed);
+            let mut drops = shared.counters.drops();
+            let (_, dropped) = drops
+                .find(|(reason, _)| *reason == DropReason::SendFailed)
+                .unwrap();
+            assert_eq!((sent, dropped), (20, 180));
+        });
+    }
+
+    fn in_namespace(test: impl FnOnce() + Send) {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "this test needs root");
+            return;
+        }
+        run_in(&NetNs::create().unwrap(), || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let netlink = Netlink::new().unwrap();
+                netlink.add_veth("u0", "u1").await.unwrap();
+                let address = Ipv4Addr::new(10, 9, 0, 1).into();
+                add_address(&netlink, "u0", address, 24).await.unwrap();
+                for link in ["u0", "u1"] {
+                    netlink.set_up(link).await.unwrap();
+                }
+            });
+            test();
+        })
+        .unwrap();
+    }
+
+    fn shared(socket: UdpSocket) -> (Shared, mpsc::Receiver<Report>) {
+        let us = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
+        let first = Forwarding::empty(us, Ipv4Addr::LOCALHOST);
+        let (reports, reported) = mpsc::channel(10);
+        let shared = Shared {
+            socket,
+            tap: Tap::attach("weft-tap").unwrap(),
+            waker: Waker::new().unwrap(),
+            forwarding: ArcSwap::from_pointee(first),
+            counters: Counters::default(),
+            floods: FloodNumber::starting_at(0),
+            splits: AtomicU32::new(0),
+            reports,
+            news: DashSet::new(),
+        };
+        (shared, reported)
+    }
+
+    fn egress(remote: &str) -> Egress {
+        Egress {
+            conn: ConnId(1),
+            peer: PeerName::from_bytes([2, 0, 0, 0, 0, 2]),
+            session: Arc::new(SendSession::new(
+                Suite::Aes256Gcm,
+                &[7; 32],
+                ReceiverIndex(1),
+            )),
+            remote: remote.parse().unwrap(),
+            limit: 1472,
+            activity: Arc::new(Activity::default()),
+        }
+    }
+}

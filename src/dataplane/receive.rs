@@ -80,8 +80,9 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
         };
         let datagrams = buffer.get_mut(..train.len).unwrap_or_default();
         // An empty datagram is none that a peer sends.
-        for datagram in datagrams.chunks_mut(train.size.max(1)) {
-            add(&shared.counters.datagrams_received, 1);
+        let datagrams = datagrams.chunks_mut(train.size.max(1));
+        add(&shared.counters.datagrams_received, datagrams.len());
+        for datagram in datagrams {
             if let Err(reason) = this.datagram(datagram, train.from, forwarding.load()) {
                 shared.counters.drop(reason, 1);
             }

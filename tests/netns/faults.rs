@@ -74,3 +74,24 @@ fn a_peer_whose_name_means_nothing_is_shown_as_such_and_others_are_reached() {
     });
     assert_eq!(lab.report("host1").router.targets, [] as [&str; 0]);
 }
+
+#[test]
+fn a_peer_that_takes_nothing_does_not_hold_up_others() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("stuck", 3, 1, &[]);
+    lab.pings("c1", "c3", SOON);
+    let address = lab.ok("host1", &["weft", "dns-lookup", "c3"]);
+    let pid = lab.router("host3");
+    lab.ok("host3", &["sh", "-c", &format!("kill -STOP {pid}")]);
+    let noise = lab.helper("c1", &["udp-noise", address.trim(), "7001", "20000"]);
+    let bytes = (8 << 20).to_string();
+    let server = lab.helper("c2", &["tcp-serve", "0.0.0.0:7000"]);
+    let came = lab.task("c1", &["tcp-call", "c2", "7000", &bytes]);
+    assert_eq!(came, [format!("{bytes} bytes")]);
+    server.wait();
+    noise.wait();
+    lab.ok("host3", &["sh", "-c", &format!("kill -CONT {pid}")]);
+    lab.pings("c1", "c3", SOON * 2);
+}
