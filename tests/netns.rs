@@ -5,6 +5,8 @@
 //! alone; [`support`] has the guard that takes a lab down whatever happens. What must run *inside* a lab
 //! (to send odd frames, to listen on the LAN) is this very program again, see [`helper`].
 //!
+//! Tests of traffic send `WEFT_TEST_VOLUME` times as much, if that is set.
+//!
 //! Root is needed. Where `CI` is set these tests never skip themselves.
 #![forbid(unsafe_code)]
 // The whole file is a test, which clippy knows of functions with the attribute only.
@@ -16,6 +18,8 @@ mod clones;
 mod containers;
 #[path = "netns/faults.rs"]
 mod faults;
+#[path = "netns/frames.rs"]
+mod frames;
 #[path = "netns/helper.rs"]
 mod helper;
 #[path = "netns/hostile.rs"]
@@ -24,6 +28,8 @@ mod hostile;
 mod leftovers;
 #[path = "netns/link_layer.rs"]
 mod link_layer;
+#[path = "netns/machine.rs"]
+mod machine;
 #[path = "netns/macs.rs"]
 mod macs;
 #[path = "netns/merge.rs"]

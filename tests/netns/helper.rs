@@ -24,6 +24,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use weft_net::Netlink;
 use weft_wire::MacAddr;
 
+use super::machine;
+
 /// The environment variable that holds the task.
 pub(crate) const TASK: &str = "NETNS_TASK";
 /// What reports begin with.
@@ -48,7 +50,9 @@ fn perform(task: &[&str]) {
         ["tcp-serve", at] => tcp_serve(at.parse().unwrap()),
         ["tcp-call", name, port, bytes] => tcp_call(name, port.parse().unwrap(), bytes),
         ["udp-echo", at] => udp_echo(at.parse().unwrap()),
-        ["udp-lengths", to, port] => udp_lengths(to, port.parse().unwrap()),
+        ["udp-lengths", to, port, step] => {
+            udp_lengths(to, port.parse().unwrap(), step.parse().unwrap());
+        }
         ["udp-hear", group, port] => udp_hear(group, port.parse().unwrap()),
         ["udp-say", to, port, text] => udp_say(to, port.parse().unwrap(), text),
         ["udp-noise", to, port, count] => udp_noise(to, port.parse().unwrap(), count),
@@ -60,6 +64,9 @@ fn perform(task: &[&str]) {
             frames_as(link, mac, count, pause.parse().unwrap())
         }
         ["del-link", link] => del_link(link),
+        ["machine-echo"] => machine::echo(),
+        ["machine-call", count, mtu] => machine::call(count, mtu, false),
+        ["machine-call", count, mtu, "lossy"] => machine::call(count, mtu, true),
         ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
         ["add-pool", subnet] => add_pool(subnet),
@@ -69,7 +76,7 @@ fn perform(task: &[&str]) {
     }
 }
 
-fn report(line: &str) {
+pub(super) fn report(line: &str) {
     println!("{MARK}{line}");
     io::stdout().flush().unwrap();
 }
@@ -87,7 +94,7 @@ fn add_pool(subnet: &str) {
 }
 
 /// Becomes true when standard input ends.
-fn told_to_end() -> Arc<AtomicBool> {
+pub(super) fn told_to_end() -> Arc<AtomicBool> {
     let told = Arc::new(AtomicBool::new(false));
     let tell = Arc::clone(&told);
     thread::spawn(move || {
@@ -109,6 +116,39 @@ fn stream(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Writes so many of these bytes.
+fn write_stream(to: &mut impl Write, seed: u64, mut len: usize) {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut bytes = vec![0; CHUNK];
+    while len > 0 {
+        let part = &mut bytes[..len.min(CHUNK)];
+        rng.fill_bytes(part);
+        to.write_all(part).unwrap();
+        len -= part.len();
+    }
+}
+
+/// Reads to the end, and compares with these bytes; answers how many there were.
+fn read_stream(from: &mut impl Read, seed: u64) -> usize {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let (mut expected, mut came) = (vec![0; CHUNK], Vec::new());
+    let mut len = 0;
+    loop {
+        came.clear();
+        from.take(CHUNK as u64).read_to_end(&mut came).unwrap();
+        rng.fill_bytes(&mut expected);
+        let same = came == expected[..came.len()];
+        assert!(same, "bytes changed on their way, behind the first {len}");
+        len += came.len();
+        if came.len() < CHUNK {
+            return len;
+        }
+    }
+}
+
+/// What is compared at a time; whole words of the generator, so that it makes the same bytes in any parts.
+const CHUNK: usize = 1 << 16;
+
 fn streams_differ_by_seed_only() {
     assert_eq!(stream(1, 100), stream(1, 100));
     assert_ne!(stream(1, 100), stream(2, 100));
@@ -122,26 +162,18 @@ fn tcp_serve(at: SocketAddr) {
     let listener = TcpListener::bind(at).unwrap();
     report("ready");
     let (mut peer, _) = listener.accept().unwrap();
-    let mut came = Vec::new();
-    peer.read_to_end(&mut came).unwrap();
-    assert!(
-        came == stream(THERE, came.len()),
-        "bytes changed on their way"
-    );
-    peer.write_all(&stream(BACK, came.len())).unwrap();
-    report(&format!("{} bytes", came.len()));
+    let came = read_stream(&mut peer, THERE);
+    write_stream(&mut peer, BACK, came);
+    report(&format!("{came} bytes"));
 }
 
 fn tcp_call(name: &str, port: u16, bytes: &str) {
     report("ready");
-    let bytes = bytes.parse().unwrap();
     let mut peer = TcpStream::connect((name, port)).unwrap();
-    peer.write_all(&stream(THERE, bytes)).unwrap();
+    write_stream(&mut peer, THERE, bytes.parse().unwrap());
     peer.shutdown(Shutdown::Write).unwrap();
-    let mut came = Vec::new();
-    peer.read_to_end(&mut came).unwrap();
-    assert!(came == stream(BACK, bytes), "bytes changed on their way");
-    report(&format!("{} bytes", came.len()));
+    let came = read_stream(&mut peer, BACK);
+    report(&format!("{came} bytes"));
 }
 
 /// Sends back each datagram, whatever it is.
@@ -159,8 +191,9 @@ fn udp_echo(at: SocketAddr) {
     }
 }
 
-/// Datagrams of every length, three of each so that they can travel together; each must come back as it was.
-fn udp_lengths(to: &str, port: u16) {
+/// Datagrams of every length, from 2900 bytes on of each `step`th, three of each so that they can travel
+/// together; each must come back as it was, and once.
+fn udp_lengths(to: &str, port: u16, step: usize) {
     let to = (to, port).to_socket_addrs().unwrap().next().unwrap();
     let any: IpAddr = if to.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
@@ -171,7 +204,7 @@ fn udp_lengths(to: &str, port: u16) {
     socket.set_read_timeout(Some(LOOK_UP * 100)).unwrap();
     report("ready");
     let mut buffer = vec![0; 1 << 16];
-    for len in (0..2900).chain((2900..=9000).step_by(61)) {
+    for len in (0..2900).chain((2900..=9000).step_by(step)) {
         let sent = [0, 1, 2].map(|nth| stream(nth, len));
         for datagram in &sent {
             socket.send_to(datagram, to).unwrap();
@@ -181,6 +214,9 @@ fn udp_lengths(to: &str, port: u16) {
             assert!(&buffer[..came] == datagram, "length {len} came as {came}");
         }
     }
+    socket.set_read_timeout(Some(LOOK_UP * 6)).unwrap();
+    let late = socket.recv(&mut buffer).map_err(|error| error.kind());
+    assert!(late.is_err(), "a datagram came a second time: {late:?}");
     report("all came back");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::support::{Lab, SOON, ensure, eventually, possible};
+use super::support::{Lab, SOON, ensure, eventually, possible, volume};
 
 #[test]
 fn frames_of_an_odd_type_reach_all_others_once() {
@@ -24,6 +24,26 @@ fn frames_of_an_odd_type_reach_all_others_once() {
         let expected: Vec<_> = (0..200).map(|number| number.to_string()).collect();
         assert_eq!(heard, expected, "heard at {place}");
     }
+}
+
+#[test]
+fn frames_of_every_kind_come_as_they_were_sent_tagged_or_not() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("kinds", 2, 1, &[]);
+    let mtu = lab.ok("c1", &["cat", "/sys/class/net/ethwe/mtu"]);
+    let echo = lab.helper("c2", &["machine-echo"]);
+    let count = (2000 * volume()).to_string();
+    let came = lab.task("c1", &["machine-call", &count, mtu.trim()]);
+    let [line] = came.as_slice() else {
+        panic!("{came:?}");
+    };
+    let [back, "of", sent, ..] = line.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{line}");
+    };
+    assert_eq!(back, sent, "{line}");
+    assert_eq!(echo.end(), [] as [&str; 0]);
 }
 
 /// A copy that comes by another way would be here within this time.

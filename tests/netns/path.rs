@@ -77,7 +77,7 @@ fn over_a_narrow_path_everything_comes_as_it_was_sent() {
         ensure(outcome.code == Some(0), format!("{outcome:?}"))
     });
     let echo = lab.helper("c2", &["udp-echo", "0.0.0.0:7002"]);
-    let came = lab.task("c1", &["udp-lengths", "c2", "7002"]);
+    let came = lab.task("c1", &["udp-lengths", "c2", "7002", "61"]);
     assert_eq!(came, ["all came back"]);
     assert_eq!(echo.end(), [] as [String; 0]);
     transfers(&lab);

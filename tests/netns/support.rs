@@ -23,6 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a change may take to be known everywhere.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 
+/// How many times as much tests of traffic are to send: `WEFT_TEST_VOLUME=128` sends a gigabyte each way.
+pub(crate) fn volume() -> usize {
+    let volume = env::var("WEFT_TEST_VOLUME").map(|volume| volume.parse().unwrap());
+    volume.unwrap_or(1)
+}
+
 /// Whether namespace tests can run here; says so if they cannot.
 pub(crate) fn possible() -> bool {
     if geteuid().is_root() {
@@ -376,7 +382,7 @@ impl Helper {
     /// Waits for its end, and gives back what it reported.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE * volume() as u32;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
