@@ -9,8 +9,8 @@
 #   NAME_nogro   the receiving side puts nothing together either
 #   NAME_lossN   the same, and N in 1000 packets are lost each way
 #
-# The binary is $WEFT, or target/release/weft beside this file. Sockets, state and the status address are moved, because both
-# hosts share one file system; nothing else is.
+# The binary is $WEFT, or target/release/weft beside this file. Sockets and state are moved, and Docker is left alone, because both
+# hosts share one file system (without Docker nothing is started for it anyway); nothing else is.
 
 WEFT=${WEFT:-$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../target/release/weft}
 WEFT_MTU=1376   # weft's default; on an IPv4 underlay of 1500 bytes at most 1409 would fit
@@ -20,7 +20,7 @@ weft_() {
   for s in A B; do
     mkdir -p $W/weft$s
     spawn $s $WEFT launch --foreground --password "a password for the benchmark" --nickname host$s \
-      --socket $W/weft$s/weft.sock --state-dir $W/weft$s/state "$@" $([ $s = B ] && uip A)
+      --no-plugin --no-proxy --socket $W/weft$s/weft.sock --state-dir $W/weft$s/state "$@" $([ $s = B ] && uip A)
   done
   for s in A B; do
     waitfile $W/weft$s/weft.sock || return 1
