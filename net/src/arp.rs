@@ -1,25 +1,19 @@
 //! Telling the neighbours who has an address now (gratuitous ARP, RFC 5227 §3): a container that
 //! comes with an address another one had before would else not be heard until old entries expire.
-#![allow(unsafe_code)]
 
 use std::io;
-use std::mem;
 use std::net::Ipv4Addr;
 
-use nix::libc;
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 use weft_wire::MacAddr;
+
+use crate::packet::PacketSender;
 
 /// Announces an address from a link of this thread's network namespace.
 ///
 /// # Errors
 /// If packet sockets are not allowed here, or the link is down.
 pub(crate) fn announce(index: u32, mac: MacAddr, addr: Ipv4Addr) -> io::Result<()> {
-    let index = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // Protocol 0: nothing is received.
-    let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec(), None)?;
-    socket.send_to(&announcement(mac, addr), &link_address(index))?;
-    Ok(())
+    PacketSender::new()?.send(index, &announcement(mac, addr))
 }
 
 /// ```text
@@ -40,18 +34,6 @@ fn announcement(mac: MacAddr, addr: Ipv4Addr) -> Vec<u8> {
     frame.extend([0; 6]);
     frame.extend(addr.octets());
     frame
-}
-
-/// The address of a link for a packet socket. The receiver's MAC is in the frame.
-fn link_address(index: i32) -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is the kind of address that AF_PACKET says it is.
-    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    link.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    link.sll_ifindex = index;
-    let len = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: that many bytes of the storage were initialised, to zero at least.
-    unsafe { SockAddr::new(storage, len) }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //!
 //! Invariant: the rule is once in a filter, and only where something could be dropped.
 
-mod changes;
+pub(crate) mod changes;
 mod nft;
 mod xtables;
 

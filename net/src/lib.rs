@@ -8,6 +8,7 @@
 //! * [`bridge`], [`fdb`]: the switch all local containers are plugged into, and what it knows of
 //!   remote MACs.
 //! * [`tap`], [`taps`], [`udp`]: where frames come from and go to; synchronous, for plain threads.
+//! * [`vxlan`]: frames from kernel to kernel, and who may send them; [`packet`]: frames past the kernel.
 //! * [`attach`]: a container's interface.
 //! * [`netns`]: doing things in another network namespace.
 //! * [`forward`]: past the host's packet filter.
@@ -29,12 +30,15 @@ mod links;
 pub mod masquerade;
 mod netlink;
 pub mod netns;
+mod nft;
+pub mod packet;
 pub mod sandbox;
 pub mod tap;
 pub mod taps;
 #[cfg(test)]
 mod testing;
 pub mod udp;
+pub mod vxlan;
 
 pub use capability::has_net_admin;
 pub use netlink::{Netlink, NetlinkError};

@@ -14,14 +14,14 @@
 //! Invariant: each change is one transaction of `nft`; at no time is only a part of the rules there.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::ExitStatus;
 
 use thiserror::Error;
-use tokio::task::spawn_blocking;
 
 use crate::addresses::{masked_v4, masked_v6};
+use crate::nft::{self, NftError};
 
 /// Why addresses are not translated.
 #[derive(Debug, Error)]
@@ -53,7 +53,7 @@ pub async fn apply(subnets: &[(IpAddr, u8)]) -> Result<(), MasqueradeError> {
     if subnets.is_empty() {
         return remove().await;
     }
-    nft(rules(subnets)).await
+    Ok(nft::apply(rules(subnets)).await?)
 }
 
 /// Takes all translation back. Where there is no `nft` there is nothing to take back.
@@ -61,9 +61,9 @@ pub async fn apply(subnets: &[(IpAddr, u8)]) -> Result<(), MasqueradeError> {
 /// # Errors
 /// [`MasqueradeError`]; then everything is as it was.
 pub async fn remove() -> Result<(), MasqueradeError> {
-    match nft(NOTHING.to_owned()).await {
-        Err(MasqueradeError::NoTool) => Ok(()),
-        other => other,
+    match nft::apply(NOTHING.to_owned()).await {
+        Err(NftError::NoTool) => Ok(()),
+        other => Ok(other?),
     }
 }
 
@@ -94,51 +94,14 @@ fn rules(subnets: &[(IpAddr, u8)]) -> String {
     script
 }
 
-async fn nft(script: String) -> Result<(), MasqueradeError> {
-    let ran = spawn_blocking(move || run(&script)).await;
-    let output = ran.map_err(io::Error::other).flatten();
-    match output {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(MasqueradeError::NoTool),
-        Err(error) => Err(MasqueradeError::Run(error)),
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(MasqueradeError::Refused {
-            status: output.status,
-            said: first_line(&output.stderr),
-        }),
-    }
-}
-
-fn run(script: &str) -> io::Result<Output> {
-    let start = |tool: &str| {
-        Command::new(tool)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-    };
-    // An ordinary user's path, which `su` keeps, leaves the second place out.
-    let mut child = start("nft").or_else(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            start("/usr/sbin/nft")
-        } else {
-            Err(error)
+impl From<NftError> for MasqueradeError {
+    fn from(error: NftError) -> Self {
+        match error {
+            NftError::NoTool => Self::NoTool,
+            NftError::Run(source) => Self::Run(source),
+            NftError::Refused { status, said } => Self::Refused { status, said },
         }
-    })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // If it ends without reading all, its status says why.
-        let _ = stdin.write_all(script.as_bytes());
     }
-    child.wait_with_output()
-}
-
-fn first_line(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    text.lines()
-        .next()
-        .unwrap_or("nothing said")
-        .trim()
-        .to_owned()
 }
 
 /// Leaves no table. It is added first, because what is not there cannot be deleted.
@@ -155,6 +118,7 @@ add chain inet weft_expose expose { type nat hook postrouting priority 100; poli
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::process::Command;
     use std::time::Duration;
 
     use super::*;
@@ -210,7 +174,10 @@ mod tests {
     #[test]
     fn what_the_tool_refuses_is_told() {
         testing::in_namespace(async |_, _| {
-            let error = nft("add nonsense\n".to_owned()).await.unwrap_err();
+            let error: MasqueradeError = nft::apply("add nonsense\n".to_owned())
+                .await
+                .unwrap_err()
+                .into();
             assert!(error.to_string().contains("syntax error"), "{error}");
         });
     }

@@ -25,7 +25,7 @@ use super::xtables::{FAMILIES, Family};
 
 /// What others do to the packet filter of this network namespace.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     /// None where the kernel has no nftables.
     told: Option<AsyncFd<OwnedFd>>,
     noted: Seen,
@@ -36,7 +36,7 @@ type Seen = [(bool, Option<(u32, u32)>); 2];
 
 impl Changes {
     /// Begins to listen.
-    pub(super) fn watch() -> Self {
+    pub(crate) fn watch() -> Self {
         let told = listen().inspect_err(|error| {
             debug!(%error, "changes of nftables are noticed late");
         });
@@ -47,7 +47,7 @@ impl Changes {
     }
 
     /// Forgets what was told so far and notes what there is: from here on something else is a change.
-    pub(super) fn note(&mut self) {
+    pub(crate) fn note(&mut self) {
         if let Some(told) = &self.told {
             drain(told.get_ref());
         }
@@ -55,7 +55,7 @@ impl Changes {
     }
 
     /// Waits for a change since then.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         loop {
             tokio::select! {
                 () = spoken(self.told.as_ref()) => return,
