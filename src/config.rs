@@ -18,6 +18,7 @@ use weft_router::{Identity, ParseTargetError, Psk, Target};
 use weft_wire::{Nickname, PeerName, PeerUid};
 
 use crate::convert;
+use crate::fast::FastConfig;
 
 /// Seconds an answer of the resolver may be kept; Weave Net's value, so that changes show at once.
 const DNS_TTL: u32 = 1;
@@ -51,6 +52,8 @@ pub(crate) struct MeshConfig {
     pub(crate) discovery: bool,
     pub(crate) conn_limit: usize,
     pub(crate) trusted: Vec<ApiCidr>,
+    /// The port of the fast datapath, unless it is switched off.
+    pub(crate) fast_port: Option<u16>,
     pub(crate) mtu: u16,
     /// Whether MACs are told to others, and what others tell is believed.
     pub(crate) mac_gossip: bool,
@@ -86,6 +89,7 @@ pub(crate) struct DnsConfig {
 pub(crate) struct HostConfig {
     pub(crate) bridge: String,
     pub(crate) tap: String,
+    pub(crate) vxlan: String,
     pub(crate) socket: PathBuf,
     pub(crate) status_addr: Option<SocketAddr>,
 }
@@ -113,6 +117,8 @@ pub(crate) enum ConfigError {
     NoRange,
     #[error("--dns-domain {0:?}: {1}")]
     Domain(String, String),
+    #[error("--fastdp-port {0} is the --port of sealed frames: give another one")]
+    SamePort(u16),
     #[error("--dns-listen-address {0}: the bridge carries an IPv4 address only")]
     DnsAddress(IpAddr),
 }
@@ -147,6 +153,7 @@ impl Config {
             host: HostConfig {
                 bridge: args.host.bridge.as_str().to_owned(),
                 tap: args.host.tap.as_str().to_owned(),
+                vxlan: args.host.vxlan.as_str().to_owned(),
                 socket: socket.to_owned(),
                 status_addr: args.host.status_addr.0,
             },
@@ -163,6 +170,22 @@ impl Config {
         self.dns
             .as_ref()
             .map_or(Ipv4Addr::UNSPECIFIED, |dns| dns.address)
+    }
+
+    /// The fast datapath's part.
+    pub(crate) fn fast(&self) -> FastConfig {
+        let off = match self.mesh.fast_port {
+            None => Some("switched off (--no-fastdp)"),
+            Some(_) if !self.mesh.mac_gossip => Some("switched off (--no-mac-gossip)"),
+            Some(_) if self.mesh.trusted.is_empty() => Some("no subnet is trusted"),
+            Some(_) => None,
+        };
+        FastConfig {
+            port: self.mesh.fast_port.unwrap_or_default(),
+            device: self.host.vxlan.clone(),
+            bridge: self.host.bridge.clone(),
+            off: off.map(str::to_owned),
+        }
     }
 
     /// The router machine's part.
@@ -196,6 +219,9 @@ fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
     let args_mesh = &args.mesh;
     let advertised = args_mesh.advertise_address.iter();
     let advertised = advertised.map(|at| SocketAddr::new(at.ip, at.port.unwrap_or(args_mesh.port)));
+    if args_mesh.fastdp_port == args_mesh.port {
+        return Err(ConfigError::SamePort(args_mesh.port));
+    }
     Ok(MeshConfig {
         advertised: advertised.take(PeerInfo::MAX_ADDRESSES).collect(),
         cluster: args.identity.cluster.clone(),
@@ -205,6 +231,7 @@ fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
         discovery: !args_mesh.no_discovery,
         conn_limit: args_mesh.conn_limit,
         trusted: args_mesh.trusted_subnets.clone(),
+        fast_port: (!args_mesh.no_fastdp).then_some(args_mesh.fastdp_port),
         mtu: args_mesh.mtu,
         mac_gossip: !args_mesh.no_mac_gossip,
         arp_answers: !args_mesh.no_arp_answers,

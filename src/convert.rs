@@ -13,7 +13,7 @@ use weft_gossip::Entry;
 use weft_ipam::{
     AddPoolError, Addr, Allocator, Cidr, ContainerId, PendingRequest, RequestError, Status, Wish,
 };
-use weft_router::{ConnectionState, ConnectionStatus};
+use weft_router::{Carriage, ConnectionState, ConnectionStatus};
 use weft_wire::PeerName;
 use weft_wire::control::Suite;
 
@@ -69,6 +69,13 @@ pub(crate) fn connection(status: ConnectionStatus, now: Instant) -> out::Connect
         status.state,
         ConnectionState::Established | ConnectionState::Pending
     );
+    let by_kernel = status.carriage == Carriage::Kernel;
+    let info = match status.carriage {
+        Carriage::Sealed(Some(why)) if live && status.info.is_empty() => {
+            format!("no fastdp: {why}")
+        }
+        Carriage::Kernel | Carriage::Sealed(_) => status.info,
+    };
     out::Connection {
         outbound: status.outbound,
         address,
@@ -81,16 +88,23 @@ pub(crate) fn connection(status: ConnectionStatus, now: Instant) -> out::Connect
         },
         peer,
         nickname,
-        overlay: live.then_some(out::Overlay::Udp),
-        encrypted: status.suite.map(|suite| match suite {
-            Suite::Aes256Gcm => out::Suite::Aes256Gcm,
-            Suite::ChaCha20Poly1305 => out::Suite::ChaCha20Poly1305,
+        overlay: live.then_some(if by_kernel {
+            out::Overlay::Fastdp
+        } else {
+            out::Overlay::Udp
         }),
+        encrypted: status
+            .suite
+            .filter(|_| !by_kernel)
+            .map(|suite| match suite {
+                Suite::Aes256Gcm => out::Suite::Aes256Gcm,
+                Suite::ChaCha20Poly1305 => out::Suite::ChaCha20Poly1305,
+            }),
         rtt_us: status
             .rtt
             .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         mtu: status.mtu,
-        info: status.info,
+        info,
         retry_in_s: status
             .retry_at
             .map(|at| at.saturating_duration_since(now).as_secs()),

@@ -27,6 +27,8 @@ pub(crate) enum Input {
     Bytes { conn: ConnId, bytes: Vec<u8> },
     /// A control connection ended.
     Closed { conn: ConnId, why: String },
+    /// A frame of the ethertype of beats came to the bridge.
+    Beat(Vec<u8>),
     /// The API asks for something.
     Request(Request),
     /// A signal, or `weft stop`, ends the router.

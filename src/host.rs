@@ -116,6 +116,11 @@ impl Host {
         }
     }
 
+    /// The way to the kernel that belongs to this host.
+    pub(crate) fn netlink(&self) -> Netlink {
+        self.netlink.clone()
+    }
+
     /// What does not work, in words.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let filter = self.filter.trouble().map(|trouble| trouble.to_string());

@@ -27,6 +27,7 @@ mod config;
 mod convert;
 mod dataplane;
 mod event;
+mod fast;
 mod host;
 mod http;
 pub mod lab;

@@ -12,9 +12,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use weft_api::Report;
-use weft_api::report::{ConnectionState, Ipam, Reach};
+use weft_api::report::{ConnectionState, Ipam, Overlay, Reach};
 
 use crate::dataplane::Counters;
+use crate::node::fast::Changes;
 use crate::resolver::Outcome;
 
 type Labels = Vec<(&'static str, String)>;
@@ -25,6 +26,8 @@ pub(crate) struct Counts<'a> {
     /// Connections that ended after they were established.
     pub(crate) terminations: u64,
     pub(crate) gossip: weft_gossip::Counters,
+    /// How often frames to a peer began to be carried by somebody else.
+    pub(crate) carriers: Changes,
     /// How DNS queries ended; none without a resolver.
     pub(crate) queries: Vec<(Outcome, u64)>,
 }
@@ -34,6 +37,7 @@ pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
     let mut registry = Registry::with_prefix("weft");
     mesh(&mut registry, report, counts.terminations);
     gossip(&mut registry, &counts.gossip);
+    fastdp(&mut registry, report, counts.carriers);
     data_path(&mut registry, counts.data);
     services(&mut registry, report);
     let queries = counts
@@ -131,6 +135,25 @@ fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters) {
         "Parts of gossip not taken over, by why",
         "reason",
         left_out.into_iter(),
+    );
+}
+
+fn fastdp(registry: &mut Registry, report: &Report, changes: Changes) {
+    let connections = report.router.connections.iter();
+    gauge(
+        registry,
+        "fastdp_connections",
+        "Connections whose frames the kernel carries",
+        connections
+            .filter(|c| c.overlay == Some(Overlay::Fastdp))
+            .count(),
+    );
+    by_label(
+        registry,
+        "carrier_changes",
+        "Times that frames to a peer began to go by the kernel, or sealed again, by which of the two",
+        "carrier",
+        [("fastdp", changes.to_kernel), ("sealed", changes.to_router)].into_iter(),
     );
 }
 

@@ -11,6 +11,7 @@
 mod bindings;
 mod clash;
 mod effects;
+pub(crate) mod fast;
 mod forwarding;
 mod macs;
 mod networks;
@@ -38,11 +39,13 @@ use weft_wire::PeerName;
 use crate::config::Config;
 use crate::dataplane::{Activity, DataPlane, Heard, Report};
 use crate::event::Input;
+use crate::fast::FastPath;
 use crate::host::Host;
 use crate::resolver::Resolver;
 use crate::state::{NameState, State, Store};
 use crate::streams::Streams;
 use clash::Clash;
+use fast::Fast;
 pub(crate) use macs::Macs;
 use requests::Waiting;
 
@@ -66,6 +69,7 @@ pub(crate) struct Node {
     networks: Networks,
     mesh: Mesh,
     host: Host,
+    fast: Fast,
     streams: Streams,
     data: DataPlane,
     waiting: BTreeMap<RequestId, Waiting>,
@@ -169,6 +173,7 @@ pub(crate) struct Parts {
     pub(crate) macs: Macs,
     pub(crate) networks: Networks,
     pub(crate) host: Host,
+    pub(crate) fast: FastPath,
     pub(crate) streams: Streams,
     pub(crate) data: DataPlane,
     pub(crate) sources: Sources,
@@ -192,6 +197,7 @@ impl Node {
             networks: parts.networks,
             mesh: Mesh::new(parts.gossip),
             host: parts.host,
+            fast: Fast::new(parts.fast),
             streams: parts.streams,
             data: parts.data,
             waiting: BTreeMap::new(),
@@ -209,6 +215,7 @@ impl Node {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.route_answers().await;
+        self.review_fast();
         loop {
             self.carry_out().await?;
             let deadline = self.deadline();
@@ -276,6 +283,7 @@ impl Node {
                     self.router.handle_bytes(conn, &bytes, Instant::now())
                 }
                 Some(Input::Closed { conn, why }) => self.handle_closed(conn, why),
+                Some(Input::Beat(frame)) => self.router.handle_beat(&frame, Instant::now()),
             }
             input = self.sources.inputs.try_recv().ok();
         }
@@ -346,6 +354,11 @@ impl Node {
         for (peer, _) in self.mesh.demand.iter().filter(|(_, d)| d.take().is_some()) {
             self.router.handle_demand(*peer, now);
         }
+        // What the kernel carries shows in no count of ours: the peer is taken for one that is talked to.
+        for peer in self.fast.kernel.keys() {
+            self.router.handle_demand(*peer, now);
+        }
+        self.review_fast();
     }
 
     /// What nobody waits for: old MACs go, what is left of containers and of an earlier run, and who is not
@@ -355,6 +368,7 @@ impl Node {
         self.age_macs(now).await;
         self.prune_bindings(now).await;
         self.host.drop_unconfirmed(now).await;
+        self.fast.path.keep_house(now).await;
         self.mesh.subnets = self.host.subnets().await;
         self.drop_unconfirmed().await;
         self.end_clash().await
@@ -376,6 +390,8 @@ impl Node {
         }
         self.router.shutdown(Instant::now());
         self.carry_out().await?;
+        // The others have heard that we stop, and nobody would look after who may send.
+        self.fast.path.stop().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.persisted.state.stopped_cleanly = true;
         self.persisted.save();

@@ -28,6 +28,7 @@ use crate::config::{Config, Run};
 use crate::convert;
 use crate::dataplane::{DataPlane, Forwarding};
 use crate::event::Input;
+use crate::fast::FastPath;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::node::{Macs, Names, Node, Parts, Persisted, Sources};
@@ -128,6 +129,7 @@ async fn start(
     );
     let (gossip, changes, outgoing) =
         gossip(&config, generation, &names.table, &macs, &networks).await?;
+    let fast = FastPath::start(config.fast(), host.netlink(), inputs_in.clone(), now).await;
     let forwarding = Forwarding::empty(config.name, config.dns_address());
     let (data, reports) = DataPlane::start(tap, udp, forwarding, random_u64()? as u32)?;
     let streams = streams::Streams::new(inputs_in.clone(), config.mesh.host);
@@ -153,6 +155,7 @@ async fn start(
         macs,
         networks,
         host,
+        fast,
         streams,
         data,
         sources,

@@ -16,6 +16,8 @@
 mod clones;
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/fast.rs"]
+mod fast;
 #[path = "netns/faults.rs"]
 mod faults;
 #[path = "netns/frames.rs"]

@@ -197,12 +197,15 @@ impl fmt::Display for ConnectionState {
 pub enum Overlay {
     /// The router's own sealed datagrams.
     Udp,
+    /// The kernel's VXLAN, in clear; frames for several containers go sealed all the same.
+    Fastdp,
 }
 
 impl fmt::Display for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Udp => "udp",
+            Self::Fastdp => "fastdp",
         })
     }
 }

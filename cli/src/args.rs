@@ -133,6 +133,14 @@ pub struct ResetArgs {
         default_value = "weft-tap"
     )]
     pub tap: Ifname,
+    /// Name of the kernel's own way to other hosts
+    #[arg(
+        long,
+        env = "WEFT_VXLAN",
+        value_name = "NAME",
+        default_value = "weft-vx"
+    )]
+    pub vxlan: Ifname,
     /// Socket of Docker's network plugin, as given to `weft launch`
     #[arg(long, env = "WEFT_PLUGIN_SOCKET", value_name = "PATH", default_value = DEFAULT_PLUGIN_SOCKET)]
     pub plugin_socket: PathBuf,

@@ -142,6 +142,13 @@ pub struct MeshArgs {
     /// Answer no ARP requests and neighbour solicitations for containers of other hosts
     #[arg(long, env = "WEFT_NO_ARP_ANSWERS", value_parser = FalseyValueParser::new())]
     pub no_arp_answers: bool,
+    /// Have all frames go sealed through the routers, over trusted subnets too
+    #[arg(long, env = "WEFT_NO_FASTDP", value_parser = FalseyValueParser::new())]
+    pub no_fastdp: bool,
+    /// UDP port at which the kernel takes frames (VXLAN) from peers over trusted subnets
+    #[arg(long, env = "WEFT_FASTDP_PORT", value_name = "PORT", default_value_t = 6784,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub fastdp_port: u16,
     /// MTU of the containers' interfaces in bytes, the same on all peers
     #[arg(long, env = "WEFT_MTU", value_name = "BYTES", default_value_t = 1376,
           value_parser = clap::value_parser!(u16).range(576..=65_000))]
@@ -214,6 +221,14 @@ pub struct HostArgs {
         default_value = "weft-tap"
     )]
     pub tap: Ifname,
+    /// Name of the kernel's own way to other hosts, where subnets are trusted
+    #[arg(
+        long,
+        env = "WEFT_VXLAN",
+        value_name = "NAME",
+        default_value = "weft-vx"
+    )]
+    pub vxlan: Ifname,
     /// Directory of what survives a restart
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,

@@ -14,6 +14,7 @@ use weft_api::{CallError, Client};
 use weft_net::bridge::{note_of, remove_dns_address};
 use weft_net::forward;
 use weft_net::masquerade::{self, MasqueradeError};
+use weft_net::vxlan::{self, guard, guard::GuardError};
 use weft_net::{Netlink, NetlinkError};
 use weft_plugin::attach::HOST_PREFIX;
 use weft_plugin::network::remove_docker_network;
@@ -48,6 +49,8 @@ pub(crate) enum ResetError {
     Links(#[from] NetlinkError),
     #[error("{0}")]
     Masquerade(#[from] MasqueradeError),
+    #[error("{0}")]
+    Guard(#[from] GuardError),
 }
 
 /// Resets, and returns what is worth a word.
@@ -136,7 +139,7 @@ async fn end_plugin(socket: &Path) -> Result<Option<String>, ResetError> {
     }
 }
 
-/// Deletes the bridge, its TAP, the host's ends of containers' interfaces and thereby the containers'
+/// Deletes the bridge, its TAP, the VXLAN and what keeps strangers out of it, the host's ends of containers' interfaces and thereby the containers'
 /// ends, and the rules for the resolver, for an exposed host and in the host's packet filter.
 async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
     let links = Netlink::new()?;
@@ -148,6 +151,9 @@ async fn remove_links(args: &ResetArgs) -> Result<(), ResetError> {
         links.del_link(link).await?;
         forward::remove(link).await;
     }
+    // The port is shut before its guard goes.
+    vxlan::remove(&links, args.vxlan.as_str()).await?;
+    guard::remove().await?;
     for link in [&args.tap, &args.bridge] {
         links.del_link(link.as_str()).await?;
     }
@@ -289,6 +295,7 @@ mod tests {
             state_dir: PathBuf::new(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
+            vxlan: "weft-vx".parse().unwrap(),
             plugin_socket: PathBuf::new(),
         };
         let test = async {
@@ -336,6 +343,7 @@ mod tests {
             state_dir: dir.path().to_owned(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
+            vxlan: "weft-vx".parse().unwrap(),
             plugin_socket: PathBuf::new(),
         };
         assert!(end_router(&client, &args).await.unwrap().is_empty());
@@ -355,6 +363,7 @@ mod tests {
             state_dir: dir.path().to_owned(),
             bridge: "weft".parse().unwrap(),
             tap: "weft-tap".parse().unwrap(),
+            vxlan: "weft-vx".parse().unwrap(),
             plugin_socket: PathBuf::new(),
         };
         assert_eq!(set_aside(dir.path()).unwrap(), None);

@@ -1,14 +1,14 @@
 //! What the [`crate::Router`] asks of the node, one thing at a time.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_wire::PeerName;
 use weft_wire::control::{Hello, RefusalReason, SessionKey};
 use weft_wire::message::{Heartbeat, Probe};
 use weft_wire::packet::ReceiverIndex;
 
-use crate::Target;
+use crate::{Carrier, Target};
 
 /// Names one control connection, from the dial or the accept to its end; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +28,8 @@ impl fmt::Display for ConnId {
 ///  Dial · [Transmit] · Connected · InstallReceive · InstallSend · [SendHeartbeat, SendProbe, Limit, Remote] ·
 ///  Established · [InstallReceive, InstallSend, RetireReceive, Message, Gossip] · Uninstall · Disconnected · Close
 /// ```
+///
+/// [`FastEvent`]s are about a peer, whatever connections it has: Admit · [Beat, Carry] · Bar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Resolve the target's name afresh and open a TCP connection to it, at our own port if it
@@ -163,6 +165,13 @@ pub enum Event {
     RoutesChanged,
     /// The targets of [`crate::Router::targets`] have changed: keep them.
     TargetsChanged,
+    /// Something about the fast datapath to a peer.
+    Fast {
+        /// The peer.
+        peer: PeerName,
+        /// What.
+        event: FastEvent,
+    },
     /// A connection was refused, by us or by the other side; for the log and the counters.
     Refused {
         /// The other side.
@@ -173,5 +182,31 @@ pub enum Event {
         text: String,
         /// Whether it was the other side that refused.
         by_peer: bool,
+    },
+}
+
+/// What is to be done or known about the fast datapath to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FastEvent {
+    /// Let its kernel send frames to ours from this address: what the peer is told next rests on that.
+    Admit(Ipv4Addr),
+    /// Let it send no more.
+    Bar,
+    /// Send this frame, which is for the peer's bridge, to the VXLAN there.
+    Beat {
+        /// The peer's host.
+        addr: Ipv4Addr,
+        /// The port its VXLAN listens on.
+        port: u16,
+        /// The whole frame.
+        frame: Vec<u8>,
+    },
+    /// Frames to it are carried by somebody else from here on. The first time, and after it was held, it
+    /// may be the one who carries them anyway.
+    Carry {
+        /// By whom.
+        carrier: Carrier,
+        /// Why not by the kernel, in words; empty if nobody wished it.
+        why: String,
     },
 }

@@ -32,6 +32,7 @@ mod discovery;
 pub mod drop_reason;
 mod event;
 mod failures;
+mod fast;
 pub mod flood;
 pub mod fragment;
 pub mod home;
@@ -56,7 +57,8 @@ pub mod topology;
 
 pub use config::Config;
 pub use connect::{ParseTargetError, Target, TargetState, TargetStatus};
-pub use event::{ConnId, Event};
+pub use event::{ConnId, Event, FastEvent};
+pub use fast::{Carriage, Carrier};
 pub use identity::{Identity, IdentityError, Psk, PskError};
 pub use router::{PeerInfo, Router, SendError};
 pub use status::{ConnectionState, ConnectionStatus};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use weft_wire::control::Suite;
 use weft_wire::{Nickname, PeerName};
 
-use crate::Target;
+use crate::{Carriage, Target};
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,8 @@ pub struct ConnectionStatus {
     /// The largest packet that goes there in one datagram, as far as the network's MTU, in bytes; larger
     /// ones go in pieces.
     pub mtu: Option<u16>,
+    /// Who carries its frames.
+    pub carriage: Carriage,
     /// What it waits for or why it failed, in words; empty if there is nothing to say.
     pub info: String,
     /// When it will be dialled next.

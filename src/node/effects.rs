@@ -149,6 +149,7 @@ impl Node {
                     .collect();
                 self.persisted.save();
             }
+            RouterEvent::Fast { peer, event } => self.on_fast(peer, event).await,
             // Both dialled and one of the two connections stays, or there are too many to have all.
             RouterEvent::Refused {
                 remote,
@@ -205,6 +206,7 @@ impl Node {
                 self.persisted.save();
                 // A conflict may be over with this.
                 self.mesh.stale = true;
+                self.review_fast();
             }
             // What is not on the disk is not said to anybody: the asker hears why, and a peer asks again.
             IpamEvent::Answer { id, result } => self.answer(id, result),
@@ -236,6 +238,7 @@ impl Node {
             } => {
                 error!(%container, %addr, %holder, "address conflict: two rings met, and {holder} holds {addr} in the one that stays");
                 self.cut_off(&container).await;
+                self.review_fast();
             }
         }
     }

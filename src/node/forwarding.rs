@@ -100,7 +100,7 @@ impl Node {
     }
 
     /// Addresses our containers must not speak from, because rings met and others hold them.
-    fn conflicts(&self) -> Vec<Ipv4Addr> {
+    pub(super) fn conflicts(&self) -> Vec<Ipv4Addr> {
         let conflicts = self.ipam.iter().flat_map(Allocator::conflicts);
         let mut addresses: Vec<_> = conflicts.map(|conflict| conflict.addr.into()).collect();
         addresses.sort_unstable();

@@ -163,9 +163,12 @@ impl Node {
         now: Instant,
     ) {
         self.mesh.stale = true;
-        match at {
-            Some(Location::Peer(_)) => self.host.add_remote_mac(network, mac).await,
-            Some(Location::Local) | None => self.host.forget_remote_mac(network, mac).await,
+        if !self.place_by_kernel(network, mac, at).await {
+            match at {
+                Some(Location::Peer(_)) => self.host.add_remote_mac(network, mac).await,
+                Some(Location::Local) | None => self.host.forget_remote_mac(network, mac).await,
+            }
+            self.fast.path.unplace((network, mac)).await;
         }
         self.macs.home.handle_placed((network, mac), at, now);
     }

@@ -42,6 +42,7 @@ impl Node {
             data: self.data.counters(),
             terminations: self.mesh.terminations,
             gossip: self.mesh.gossip.counters(),
+            carriers: self.fast.changes,
             queries: resolver.map(|r| r.counters().collect()).unwrap_or_default(),
         };
         metrics::render(&self.report(), &counts)

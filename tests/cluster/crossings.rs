@@ -12,7 +12,7 @@ use weft_ipam::{ContainerId, Event as IpamEvent};
 use weft_router::macs::{Kind, Location};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
-use weft_router::{Event, PeerInfo};
+use weft_router::{Carrier, Event, FastEvent, PeerInfo};
 use weft_wire::PeerName;
 
 use crate::broken::Broken;
@@ -155,6 +155,13 @@ impl World {
                 self.peers[n].disk.targets = targets.collect();
             }
             Event::Refused { text, .. } => self.model.note_refusal(n, text),
+            // Nobody trusts anybody here: routers carry all frames.
+            Event::Fast { event, .. } => match event {
+                FastEvent::Carry { carrier, .. } => assert_eq!(carrier, Carrier::Router),
+                FastEvent::Admit(_) | FastEvent::Bar | FastEvent::Beat { .. } => {
+                    panic!("{event:?} without trust")
+                }
+            },
         }
     }
 

@@ -49,6 +49,11 @@ fn perform(task: &[&str]) {
     match task {
         ["tcp-serve", at] => tcp_serve(at.parse().unwrap()),
         ["tcp-call", name, port, bytes] => tcp_call(name, port.parse().unwrap(), bytes),
+        ["flow-serve", at] => flow_serve(at.parse().unwrap()),
+        ["flow", to, port] => flow(to, port.parse().unwrap()),
+        ["numbers-hear", port] => numbers_hear(port.parse().unwrap()),
+        ["numbers-say", to, port] => numbers_say(to, port.parse().unwrap()),
+        ["vxlan-forge", to, port] => vxlan_forge(to, port.parse().unwrap()),
         ["udp-echo", at] => udp_echo(at.parse().unwrap()),
         ["udp-lengths", to, port, step] => {
             udp_lengths(to, port.parse().unwrap(), step.parse().unwrap());
@@ -174,6 +179,116 @@ fn tcp_call(name: &str, port: u16, bytes: &str) {
     peer.shutdown(Shutdown::Write).unwrap();
     let came = read_stream(&mut peer, BACK);
     report(&format!("{came} bytes"));
+}
+
+/// Takes a flow to its end.
+fn flow_serve(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    report("ready");
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut expected = ChaCha20Rng::seed_from_u64(THERE);
+    let mut total = 0;
+    let mut piece = [0; PIECE];
+    let mut came = [0; PIECE];
+    loop {
+        let mut len = 0;
+        while len < PIECE {
+            match peer.read(&mut came[len..]).unwrap() {
+                0 => break,
+                read => len += read,
+            }
+        }
+        if len == 0 {
+            break;
+        }
+        expected.fill_bytes(&mut piece);
+        assert!(came[..len] == piece[..len], "other bytes after {total}");
+        total += len;
+    }
+    report(&format!("{total} bytes"));
+}
+
+/// One connection that sends without haste until it is told to end.
+fn flow(to: &str, port: u16) {
+    let mut peer = TcpStream::connect((to, port)).unwrap();
+    let mut bytes = ChaCha20Rng::seed_from_u64(THERE);
+    let end = told_to_end();
+    report("ready");
+    let mut total = 0;
+    let mut piece = [0; PIECE];
+    while !end.load(Ordering::Relaxed) {
+        bytes.fill_bytes(&mut piece);
+        peer.write_all(&piece).unwrap();
+        total += piece.len();
+        thread::sleep(Duration::from_millis(1));
+    }
+    report(&format!("{total} bytes"));
+}
+
+/// What a flow sends at a time: some segments.
+const PIECE: usize = 8192;
+
+/// Counts numbered datagrams: how many came, how often one came again, how many were damaged.
+fn numbers_hear(port: u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    socket.set_read_timeout(Some(LOOK_UP)).unwrap();
+    let end = told_to_end();
+    report("ready");
+    let mut seen = std::collections::BTreeSet::new();
+    let (mut again, mut damaged) = (0, 0);
+    let mut buffer = [0; 2048];
+    while !end.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((len, _)) => {
+                let number = u64::from_be_bytes(buffer[..8].try_into().unwrap());
+                damaged += u32::from(buffer[..len] != numbered(number));
+                again += u32::from(!seen.insert(number));
+            }
+            Err(error) => assert!(nothing_yet(&error), "{error}"),
+        }
+    }
+    report(&format!(
+        "{} came, {again} again, {damaged} damaged",
+        seen.len()
+    ));
+}
+
+/// Sends numbered datagrams until it is told to end.
+fn numbers_say(to: &str, port: u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let end = told_to_end();
+    report("ready");
+    for number in 0.. {
+        if end.load(Ordering::Relaxed) {
+            break;
+        }
+        // Nobody may be listening at the moment; that is told of an earlier one.
+        let _ = socket.send_to(&numbered(number), (to, port));
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn numbered(number: u64) -> Vec<u8> {
+    let len = 200 + usize::try_from(number % 1000).unwrap();
+    [number.to_be_bytes().to_vec(), stream(number, len)].concat()
+}
+
+/// VXLAN packets of the default network with a broadcast of the odd type in them.
+fn vxlan_forge(to: &str, port: u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    report("ready");
+    for number in 0..20 {
+        // Flags: there is a network number. It is 0.
+        let mut packet = vec![8, 0, 0, 0, 0, 0, 0, 0];
+        packet.extend([0xff; 6]);
+        packet.extend([2, 0xf0, 0, 0, 0, 1]);
+        packet.extend(ODD_TYPE.to_be_bytes());
+        packet.extend(format!("forged {number}").as_bytes());
+        packet.resize(8 + 60, 0);
+        // That nobody listens is told of an earlier one.
+        let _ = socket.send_to(&packet, (to, port));
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Sends back each datagram, whatever it is.

@@ -18,6 +18,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::codec::{Reader, Writer};
+use crate::fast::Fast;
 use crate::packet::ReceiverIndex;
 use crate::{Malformed, Nickname, PeerName, PeerUid};
 
@@ -321,6 +322,8 @@ pub enum Control {
     Gossip(Vec<u8>),
     /// A message for some peer.
     Routed(Routed),
+    /// About the fast datapath.
+    Fast(Fast),
 }
 
 const HELLO: u8 = 1;
@@ -330,6 +333,7 @@ const KEY: u8 = 4;
 const READY: u8 = 5;
 const GOSSIP: u8 = 6;
 const ROUTED: u8 = 7;
+const FAST: u8 = 8;
 
 impl Control {
     /// The message's bytes.
@@ -359,6 +363,7 @@ impl Control {
                 w.peer(routed.source).peer(routed.destination);
                 w.raw(&routed.body);
             }
+            Self::Fast(fast) => fast.write(w.u8(FAST)),
         }
         w.into_bytes()
     }
@@ -396,6 +401,7 @@ impl Control {
                 destination: r.peer("destination peer")?,
                 body: r.rest().to_vec(),
             }),
+            FAST => Self::Fast(Fast::read(&mut r)?),
             value => {
                 return Err(Malformed::Unknown {
                     what: "control message kind",
@@ -494,6 +500,12 @@ mod tests {
                 hops: 16,
                 body: vec![4],
             }),
+            Control::Fast(Fast::Open {
+                port: 6784,
+                key: [5; 32],
+            }),
+            Control::Fast(Fast::Shut("no nft".to_owned())),
+            Control::Fast(Fast::Came(u64::MAX)),
         ];
         for message in refusals.into_iter().chain(others) {
             assert_eq!(Control::parse(&message.emit()), Ok(message));

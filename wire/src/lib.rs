@@ -3,7 +3,8 @@
 //! Two kinds of bytes leave a router. A *datagram* (UDP) holds one [`packet`]: a clear header and a
 //! sealed [`message`], which is a frame on its way or a heartbeat. A *control connection* (TCP)
 //! carries [`control`] messages inside Noise: gossip, keys, refusals, and requests that may be
-//! passed on for others.
+//! passed on for others. Where both ends trust what is between them, kernels carry frames by VXLAN
+//! ([`fast`]).
 //!
 //! Everything here is bytes in, types out and back. Nothing allocates while frames are parsed,
 //! nothing panics on any input, and `parse(emit(x)) == x` holds for each format.
@@ -14,6 +15,7 @@
 pub mod codec;
 pub mod control;
 mod error;
+pub mod fast;
 pub mod frame;
 mod mac;
 pub mod message;

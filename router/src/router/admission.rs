@@ -288,6 +288,7 @@ impl Router {
         self.links_changed = true;
         self.choice.peers_changed(now);
         self.offer_key(conn, now);
+        self.update_fast(conn, now);
     }
 
     fn set_stage(&mut self, conn: ConnId, stage: Stage) {

@@ -138,7 +138,10 @@ impl Router {
                 self.conns.peers.remove(&peer);
                 match self.heir(conn, link) {
                     Some(heir) => self.install(heir, up.synced, now),
-                    None => self.disconnected(peer, ended, now),
+                    None => {
+                        self.disconnected(peer, ended, now);
+                        self.fast_gone(peer, matches!(end, End::Closed(_)), now);
+                    }
                 }
             }
         } else if let Some(peer) = self.connected_otherwise(link, end) {

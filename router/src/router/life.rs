@@ -43,10 +43,11 @@ impl Router {
             Control::Ready(ready) => {
                 let before = up.is_established();
                 up.they_ready = ready;
-                self.note_established(conn, before);
+                self.note_established(conn, before, now);
             }
             Control::Gossip(bytes) => self.events.push_back(Event::Gossip { from: peer, bytes }),
             Control::Routed(routed) => self.take_routed(conn, routed, now),
+            Control::Fast(word) => self.take_fast(peer, word, now),
         }
     }
 
@@ -95,6 +96,7 @@ impl Router {
         }
         self.sign_of_life(conn, now);
         self.update_ready(conn, now);
+        self.update_fast(conn, now);
     }
 
     /// Lets something happen to what is known of a path, and tells if the limit is another one then.
@@ -124,7 +126,7 @@ impl Router {
             let before = up.is_established();
             up.we_ready = ready;
             self.send_control(conn, &Control::Ready(ready), now);
-            self.note_established(conn, before);
+            self.note_established(conn, before, now);
         }
     }
 
@@ -235,7 +237,7 @@ impl Router {
         }
     }
 
-    fn note_established(&mut self, conn: ConnId, before: bool) {
+    fn note_established(&mut self, conn: ConnId, before: bool, now: Instant) {
         let Some(link) = self.conns.links.get(&conn) else {
             return;
         };
@@ -244,5 +246,6 @@ impl Router {
         if let (false, true, Some((peer, _))) = (before, after, link.peer()) {
             self.events.push_back(Event::Established { peer });
         }
+        self.update_fast(conn, now);
     }
 }

@@ -7,6 +7,7 @@
 //! * `choosing.rs`: who is worth a connection when there are too many for all.
 //! * `life.rs`: a connection that is up: keys, heartbeats, readiness, time.
 //! * `ending.rs`: how a connection ends, and who is told.
+//! * `fast.rs`: the kernel carries the frames, where both ends trust what is between.
 //! * `relay.rs`: messages to peers further away.
 //! * `report.rs`: what people see.
 //!
@@ -18,6 +19,7 @@ mod choosing;
 mod clash;
 mod dialling;
 mod ending;
+mod fast;
 mod life;
 mod relay;
 mod report;
@@ -42,6 +44,7 @@ use crate::connect::Targets;
 use crate::control::{Channel, Credentials, Side, Step};
 use crate::discovery::Discovery;
 use crate::failures::Failures;
+use crate::fast::{Fast, Support};
 use crate::link::{Link, Origin, Stage};
 use crate::mesh::Mesh;
 use crate::routes::Routes;
@@ -68,6 +71,10 @@ pub struct Router {
     throttle: Throttle,
     failures: Failures,
     mesh: Mesh,
+    /// Whether our kernel can carry frames.
+    fast_support: Support,
+    /// Peers that have a connection, or had one a short while ago.
+    fasts: BTreeMap<PeerName, Fast>,
     events: VecDeque<Event>,
     /// Another router with our name came first: until when we keep off the mesh, and why.
     stands_back: Option<(Instant, String)>,
@@ -120,6 +127,8 @@ impl Router {
             throttle: Throttle::default(),
             failures: Failures::default(),
             mesh: Mesh::new(config.name),
+            fast_support: Err("the fast datapath is not set up".to_owned()),
+            fasts: BTreeMap::new(),
             events: VecDeque::new(),
             stands_back: None,
             links_changed: false,
@@ -280,6 +289,7 @@ impl Router {
             self.link_timeout(conn, now);
         }
         self.failures.handle_timeout(now);
+        self.fast_timeout(now);
         if self.mesh.handle_timeout(now) {
             self.events.push_back(Event::RoutesChanged);
         }
@@ -306,12 +316,15 @@ impl Router {
             .choice
             .poll_timeout()
             .map(|at| (at, "choice of neighbours"));
+        let fasts = self.fasts.values().filter_map(Fast::poll_timeout);
+        let fasts = fasts.map(|at| (at, "fast datapath"));
         let all = lingering
             .chain(choice)
             .chain(off)
             .chain(links)
             .chain(dialling.map(|at| (at, "dial")));
-        all.chain(failures).chain(routes).min_by_key(|(at, _)| *at)
+        let all = all.chain(failures).chain(routes).chain(fasts);
+        all.min_by_key(|(at, _)| *at)
     }
 
     /// The next thing to do, until there is none.
@@ -483,6 +496,7 @@ fn name_of(message: &Control) -> &'static str {
         Control::Ready(_) => "ready",
         Control::Gossip(_) => "gossip",
         Control::Routed(_) => "routed message",
+        Control::Fast(_) => "word about the fast datapath",
     }
 }
 

@@ -5,7 +5,7 @@ use crate::dial::Dial;
 use crate::discovery::Candidate;
 use crate::failures::Failure;
 use crate::link::{Link, Origin, Stage, Up};
-use crate::{ConnectionState, ConnectionStatus, Target, TargetState};
+use crate::{Carriage, ConnectionState, ConnectionStatus, Target, TargetState};
 
 use super::Router;
 
@@ -13,7 +13,7 @@ impl Router {
     /// Every connection that is there or being made, every target and discovered peer that failed, and
     /// inbound connections that failed in the last five minutes.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
-        let links = self.conns.links.values().map(of_link);
+        let links = self.conns.links.values().map(|link| self.of_link(link));
         let dials = self
             .conns
             .dials
@@ -29,6 +29,39 @@ impl Router {
             .chain(discovered)
             .chain(failures)
             .collect()
+    }
+
+    fn of_link(&self, link: &Link) -> ConnectionStatus {
+        let state = match link.is_established() {
+            true => ConnectionState::Established,
+            false => ConnectionState::Pending,
+        };
+        let up = link.up();
+        ConnectionStatus {
+            remote: Some(link.remote),
+            target: match &link.origin {
+                Origin::Inbound => None,
+                Origin::Target(target) => Some(target.clone()),
+                Origin::Discovered(candidate) => Some(target_of(candidate)),
+            },
+            peer: link.peer(),
+            suite: up.map(|up| up.keys.suite()),
+            rtt: up.and_then(|up| up.pulse.rtt()),
+            mtu: up.map(|up| up.path.mtu()),
+            carriage: match (up, link.peer()) {
+                (Some(_), Some((peer, _))) => self.carriage(peer),
+                (None | Some(_), _) => Carriage::Sealed(None),
+            },
+            info: match &link.stage {
+                Stage::Greeting { .. } => "handshake".to_owned(),
+                Stage::Contest { .. } => {
+                    "asking whether another connection of this peer lives".to_owned()
+                }
+                Stage::Standby { .. } => "the peer chooses between two connections".to_owned(),
+                Stage::Up(up) => waits_for(up),
+            },
+            ..blank(link.origin != Origin::Inbound, state)
+        }
     }
 
     fn of_dial(&self, origin: &Origin) -> Option<ConnectionStatus> {
@@ -58,35 +91,6 @@ impl Router {
             info,
             ..blank(true, state)
         })
-    }
-}
-
-fn of_link(link: &Link) -> ConnectionStatus {
-    let state = match link.is_established() {
-        true => ConnectionState::Established,
-        false => ConnectionState::Pending,
-    };
-    let up = link.up();
-    ConnectionStatus {
-        remote: Some(link.remote),
-        target: match &link.origin {
-            Origin::Inbound => None,
-            Origin::Target(target) => Some(target.clone()),
-            Origin::Discovered(candidate) => Some(target_of(candidate)),
-        },
-        peer: link.peer(),
-        suite: up.map(|up| up.keys.suite()),
-        rtt: up.and_then(|up| up.pulse.rtt()),
-        mtu: up.map(|up| up.path.mtu()),
-        info: match &link.stage {
-            Stage::Greeting { .. } => "handshake".to_owned(),
-            Stage::Contest { .. } => {
-                "asking whether another connection of this peer lives".to_owned()
-            }
-            Stage::Standby { .. } => "the peer chooses between two connections".to_owned(),
-            Stage::Up(up) => waits_for(up),
-        },
-        ..blank(link.origin != Origin::Inbound, state)
     }
 }
 
@@ -163,6 +167,7 @@ fn blank(outbound: bool, state: ConnectionState) -> ConnectionStatus {
         suite: None,
         rtt: None,
         mtu: None,
+        carriage: Carriage::Sealed(None),
         info: String::new(),
         retry_at: None,
     }

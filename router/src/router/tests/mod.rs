@@ -1,6 +1,7 @@
 //! Whole routers talking to each other over pipes, on one virtual clock.
 
 mod admission;
+mod fast;
 mod life;
 mod net;
 mod strangers;

@@ -1,7 +1,7 @@
 //! A small network of routers: TCP as pairs of pipes, UDP as datagrams that arrive or not, one clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
@@ -12,7 +12,8 @@ use weft_wire::packet::ReceiverIndex;
 use weft_wire::{Nickname, PeerName, PeerUid};
 
 use crate::{
-    Config, ConnId, ConnectionState, ConnectionStatus, Event, Identity, Psk, Router, Target,
+    Carrier, Config, ConnId, ConnectionState, ConnectionStatus, Event, FastEvent, Identity, Psk,
+    Router, Target,
 };
 
 pub(super) const LATENCY: Duration = Duration::from_millis(10);
@@ -32,6 +33,8 @@ pub(super) struct Net {
     pub(super) udp_shut: BTreeSet<usize>,
     /// The longest datagram that gets through.
     pub(super) carries: u16,
+    /// Nodes to whose VXLAN nothing gets through.
+    pub(super) vxlan_shut: BTreeSet<usize>,
     /// Whether rings are found equal as soon as two peers are connected.
     pub(super) sync: bool,
     /// Bytes on all streams, in order.
@@ -49,6 +52,10 @@ pub(super) struct Node {
     pub(super) log: Vec<Event>,
     sending: BTreeMap<ConnId, (SessionKey, SocketAddr)>,
     receiving: BTreeMap<ReceiverIndex, (ConnId, SessionKey)>,
+    /// Whose kernels may send to ours.
+    pub(super) admitted: BTreeMap<PeerName, Ipv4Addr>,
+    /// Who carries frames to each peer, as it was said last.
+    pub(super) carriers: BTreeMap<PeerName, Carrier>,
     pub(super) alive: bool,
 }
 
@@ -58,6 +65,7 @@ enum Delivery {
     Bytes(ConnId, Vec<u8>),
     Closed(ConnId),
     Datagram(SessionKey, SocketAddr, Asked),
+    Beat(Vec<u8>),
     Synced(PeerName),
     Links(
         PeerName,
@@ -116,6 +124,7 @@ impl Net {
             cut: BTreeSet::new(),
             udp_shut: BTreeSet::new(),
             carries: 1472,
+            vxlan_shut: BTreeSet::new(),
             sync: true,
             trace: vec![],
             lost_keys: 0,
@@ -142,6 +151,8 @@ impl Net {
             log: vec![],
             sending: BTreeMap::new(),
             receiving: BTreeMap::new(),
+            admitted: BTreeMap::new(),
+            carriers: BTreeMap::new(),
             alive: true,
         });
         n.into()
@@ -175,6 +186,7 @@ impl Net {
         node.router = Router::new(config, [n as u8 + 100; 32], now);
         node.sending.clear();
         node.receiving.clear();
+        node.carriers.clear();
         node.log.clear();
     }
 
@@ -349,6 +361,7 @@ impl Net {
                 }
                 _ => self.lost_keys += 1,
             },
+            Delivery::Beat(frame) => router.handle_beat(&frame, now),
             Delivery::Synced(peer) => router.set_synced(peer, now),
             Delivery::Links(peer, uid, links) => router.handle_links(peer, uid, links, now),
         }
@@ -436,6 +449,7 @@ impl Net {
                 }
             }
             Event::LinksChanged => self.publish(n),
+            Event::Fast { peer, event } => self.carry_out_fast(n, peer, event),
             Event::Disconnected { .. }
             | Event::Established { .. }
             | Event::Message { .. }
@@ -498,6 +512,37 @@ impl Net {
         if let Some(to) = to.filter(open) {
             let from = self.nodes[n].udp_from;
             self.deliver(to, Delivery::Datagram(key, from, asked));
+        }
+    }
+
+    fn carry_out_fast(&mut self, n: usize, peer: PeerName, event: FastEvent) {
+        let node = &mut self.nodes[n];
+        match event {
+            FastEvent::Admit(addr) => {
+                node.admitted.insert(peer, addr);
+            }
+            FastEvent::Bar => {
+                node.admitted.remove(&peer);
+            }
+            FastEvent::Carry { carrier, .. } => {
+                node.carriers.insert(peer, carrier);
+            }
+            FastEvent::Beat { addr, frame, .. } => self.send_beat(n, addr, frame),
+        }
+    }
+
+    /// From kernel to kernel: who is not let in is dropped without a word.
+    fn send_beat(&mut self, n: usize, addr: Ipv4Addr, frame: Vec<u8>) {
+        let from = self.nodes[n].addr.ip();
+        let to = self.nodes.iter().position(|to| to.addr.ip() == addr);
+        let open = |to: &usize| {
+            let mut admitted = self.nodes[*to].admitted.values();
+            admitted.any(|host| from == *host)
+                && !self.is_cut(n, *to)
+                && !self.vxlan_shut.contains(to)
+        };
+        if let Some(to) = to.filter(open) {
+            self.deliver(to, Delivery::Beat(frame));
         }
     }
 
