@@ -231,7 +231,10 @@ async fn free(client: &Client, state: State) -> Result<(), HookError> {
         Ok(_) | Err(CallError::Refused { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    client.unbind(&container).await?;
+    match client.unbind(&container).await {
+        Ok(()) | Err(CallError::Refused { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     // Of a container nobody else keeps a record of, nobody will tell us that it is gone.
     if record.is_none_or(|record| record.auto_remove) {
         client.free_all(&container).await?;
