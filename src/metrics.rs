@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use weft_api::Report;
-use weft_api::report::{ConnectionState, Ipam, Overlay, Reach};
+use weft_api::report::{ConnectionState, Ipam, Known, Overlay, Reach};
 
 use crate::dataplane::Counters;
 use crate::node::fast::Changes;
@@ -99,11 +99,16 @@ fn mesh(registry: &mut Registry, report: &Report, terminations: u64) {
             .set(number(count));
     }
     registry.register("peers", "Known peers, ourselves among them", peers);
-    gauge(
-        registry,
+    let macs = Family::<Labels, Gauge>::default();
+    for known in Known::ALL {
+        let count = report.router.macs.iter().filter(|m| m.known == known);
+        macs.get_or_create(&vec![("known", known.to_string())])
+            .set(number(count.count()));
+    }
+    registry.register(
         "macs",
-        "Entries of the MAC table",
-        report.router.macs.len(),
+        "Entries of the MAC table, by how they are known",
+        macs,
     );
     gauge(
         registry,

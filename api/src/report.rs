@@ -334,6 +334,11 @@ pub enum Known {
     Seen,
 }
 
+impl Known {
+    /// All ways, the surest first.
+    pub const ALL: [Self; 3] = [Self::Registered, Self::Told, Self::Seen];
+}
+
 impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
