@@ -308,6 +308,7 @@ fn gossip_corpus() -> Vec<Vec<u8>> {
     let (key, value) = name.encode().expect("an entry");
     vec![
         format!("{key}\n{value}").into_bytes(),
+        b"mac/0/02:00:00:00:00:01\nregistered=1 addresses=10.32.0.1,fd00::1".to_vec(),
         b"ring/10.32.0.0%2F12\ndigest=00000000000000000000000000000000".to_vec(),
         vec![0, 2, 0, 0, 1, 0, 4, b'w', b'e', b'f', b't'],
     ]

@@ -22,6 +22,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
 use weft_net::Netlink;
+use weft_net::fdb::{fdb_dump_extern, fdb_replace};
 use weft_wire::MacAddr;
 
 use super::machine;
@@ -32,6 +33,8 @@ pub(crate) const TASK: &str = "NETNS_TASK";
 pub(crate) const MARK: &str = "helper: ";
 /// An Ethernet type set aside for local experiments (IEEE 802).
 pub(crate) const ODD_TYPE: u16 = 0x88b5;
+/// The router's port of the bridge, on every host of a lab.
+const TAP: &str = "weft-tap";
 /// All Ethernet types (ETH_P_ALL).
 const ALL_TYPES: u16 = 3;
 /// How long a listener waits before it looks whether it is to end.
@@ -72,6 +75,9 @@ fn perform(task: &[&str]) {
         ["machine-echo"] => machine::echo(),
         ["machine-call", count, mtu] => machine::call(count, mtu, false),
         ["machine-call", count, mtu, "lossy"] => machine::call(count, mtu, true),
+        ["bind", container, mac, port, addr] => bind_address(container, mac, port, addr),
+        ["bridge-entry", mac] => bridge_entry(mac),
+        ["bridge-entries"] => bridge_entries(),
         ["http-get", from, path] => http_get(from, path),
         ["capture", link, file] => capture(link, file),
         ["add-pool", subnet] => add_pool(subnet),
@@ -89,10 +95,8 @@ pub(super) fn report(line: &str) {
 /// Asks the router of this host, as the Docker plugin does, for a pool.
 fn add_pool(subnet: &str) {
     report("ready");
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.enable_all().build().unwrap();
     let client = weft_api::Client::new(weft_api::routes::DEFAULT_SOCKET);
-    match runtime.block_on(client.add_pool(subnet.parse().unwrap())) {
+    match wait_for(client.add_pool(subnet.parse().unwrap())) {
         Ok(pool) => report(&pool.to_string()),
         Err(error) => report(&error.to_string()),
     }
@@ -475,10 +479,41 @@ fn frames_as(link: &str, mac: &str, count: &str, pause: u64) {
 /// Takes a link away, as when its container ends.
 fn del_link(link: &str) {
     report("ready");
+    wait_for(async { Netlink::new().unwrap().del_link(link).await }).unwrap();
+}
+
+/// Tells the router of this host, as whoever attaches a container does, which address an interface has.
+fn bind_address(container: &str, mac: &str, port: &str, addr: &str) {
+    report("ready");
+    let binding = weft_api::types::Bind {
+        container: container.parse().unwrap(),
+        mac: mac.parse().unwrap(),
+        port: port.to_owned(),
+        addresses: vec![addr.parse().unwrap()],
+    };
+    let client = weft_api::Client::new(weft_api::routes::DEFAULT_SOCKET);
+    wait_for(client.bind(&binding)).unwrap();
+}
+
+/// Has the bridge know a MAC, as a router does.
+fn bridge_entry(mac: &str) {
+    report("ready");
+    let mac = mac.parse().unwrap();
+    wait_for(async { fdb_replace(&Netlink::new().unwrap(), mac, TAP).await }).unwrap();
+}
+
+/// Reports all MACs that a router has the bridge know.
+fn bridge_entries() {
+    report("ready");
+    let macs = wait_for(async { fdb_dump_extern(&Netlink::new().unwrap(), TAP).await });
+    macs.unwrap()
+        .iter()
+        .for_each(|mac| report(&mac.to_string()));
+}
+
+fn wait_for<T>(what: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.enable_all().build().unwrap();
-    let deleted = runtime.block_on(async { Netlink::new().unwrap().del_link(link).await });
-    deleted.unwrap();
+    { runtime }.enable_all().build().unwrap().block_on(what)
 }
 
 fn frames_from(mac: [u8; 6], link: &str, count: &str, pause: u64) {

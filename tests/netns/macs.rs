@@ -2,6 +2,7 @@
 //! questions who has an address are answered on the spot, and what is known goes when its container does.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use weft_api::report::{Known, Mac};
@@ -9,6 +10,7 @@ use weft_wire::MacAddr;
 
 use super::helper::read_capture;
 use super::support::{Lab, SOON, ensure, eventually, metrics, possible, shared_file};
+use super::traffic::link_local;
 
 /// The MAC of no interface: whoever speaks as it was attached by nobody.
 const STRANGER: &str = "02:00:00:00:12:34";
@@ -85,6 +87,62 @@ fn arp_crosses_to_the_owner_where_answers_are_switched_off() {
     let questions = frames.iter().filter(|frame| asks_for(frame, &to.addr));
     assert!(questions.count() >= 1, "no question came");
     assert_eq!(metrics(&lab, "host1")["weft_questions_answered_total"], 0);
+}
+
+#[test]
+fn neighbour_solicitations_for_a_registered_address_are_answered_at_home() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("solicit", 2, 1, &[]);
+    link_local(&lab, "c1");
+    let to = link_local(&lab, "c2");
+    let addr: Ipv6Addr = to.split('%').next().unwrap().parse().unwrap();
+    let c2 = Container::with(&lab, "c2", &addr.to_string());
+    let bind = ["bind", "c2", &c2.mac.to_string(), "any", &c2.addr];
+    lab.task("host2", &bind);
+    registered(&lab, "host1", &c2, "host2");
+
+    let folder = tempfile::tempdir().unwrap();
+    let (path, text) = shared_file(&folder, "c2");
+    let capture = lab.helper("c2", &["capture", "ethwe", &text]);
+    let server = lab.helper("c2", &["tcp-serve", "[::]:7000"]);
+    assert_eq!(
+        lab.task("c1", &["tcp-call", &to, "7000", "10"]),
+        ["10 bytes"]
+    );
+    server.wait();
+    capture.end();
+    let seen = fs::read(path).unwrap();
+    let solicits = |frame: &&&[u8]| {
+        let to_all = frame.first() == Some(&0x33) && frame.get(12..14) == Some(&[0x86, 0xdd]);
+        to_all && frame.get(54) == Some(&135) && frame.get(62..78) == Some(&addr.octets())
+    };
+    let solicitations = read_capture(&seen).iter().filter(solicits).count();
+    assert_eq!(solicitations, 0, "{addr} was asked for");
+    assert!(metrics(&lab, "host1")["weft_questions_answered_total"] >= 1);
+}
+
+#[test]
+fn bridge_entries_of_an_earlier_run_serve_on_and_go_unless_they_are_confirmed() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("entries", 2, 1, &[]);
+    let addr = lab.ok("host2", &["weft", "dns-lookup", "c2"]);
+    let c2 = Container::with(&lab, "c2", addr.trim());
+    registered(&lab, "host1", &c2, "host2");
+    lab.crash("host1");
+    lab.task("host1", &["bridge-entry", STRANGER]);
+    lab.ok("host1", &["weft", "launch"]);
+    eventually("what nobody confirms goes", SOON * 3, || {
+        let entries = lab.task("host1", &["bridge-entries"]);
+        assert!(entries.contains(&c2.mac.to_string()), "{entries:?}");
+        ensure(
+            !entries.contains(&STRANGER.to_owned()),
+            format!("{entries:?}"),
+        )
+    });
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn datagrams_of_every_length_come_as_they_were_sent() {
 
 /// The IPv6 address a container has by itself, with the link it is to be called over, once the
 /// container may use it: at first it asks whether somebody else does.
-fn link_local(lab: &Lab, place: &str) -> String {
+pub(crate) fn link_local(lab: &Lab, place: &str) -> String {
     eventually("a link-local address", SOON, || {
         let all = lab.ok(place, &["cat", "/proc/net/if_inet6"]);
         let mut lines = all.lines().map(|line| line.split_whitespace().collect());
