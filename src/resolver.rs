@@ -62,7 +62,7 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// Listens on all addresses and answers from what `table` holds at each query.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         config: ResolverConfig,
         table: Arc<ArcSwap<NameTable>>,
     ) -> Result<Self, StartError> {

@@ -118,7 +118,7 @@ async fn start(
     let mut router = Router::new(config.router(identity, psk), random_seed()?, now);
     router.connect(&targets, true, now);
     let ipam = pools(&config, &persisted.state, targets.len(), now)?;
-    let names = names(&config, &persisted.state).await?;
+    let names = names(&config, &persisted.state)?;
     let ports = host.ports().await;
     let macs = Macs::restore(
         &config,
@@ -253,7 +253,7 @@ async fn networks(config: &Config, state: &State, host: &mut Host) -> Networks {
     networks
 }
 
-async fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
+fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
     let mut table = NameTable::new(config.name);
     let Some(dns) = &config.dns else {
         let shared = Arc::new(ArcSwap::from_pointee(table.clone()));
@@ -272,7 +272,7 @@ async fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
         resolv_conf: dns.resolv_conf.clone(),
         fallback_timeout: dns.fallback_timeout,
     };
-    let resolver = Resolver::start(settings, shared.clone()).await?;
+    let resolver = Resolver::start(settings, shared.clone())?;
     Ok(Names::new(table, shared, Some(resolver)))
 }
 

@@ -15,6 +15,7 @@
     dead_code,
     unused_imports,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
@@ -25,8 +26,12 @@
 mod census;
 #[path = "chaos/faults.rs"]
 mod faults;
+#[path = "netns/frames.rs"]
+mod frames;
 #[path = "netns/helper.rs"]
 mod helper;
+#[path = "netns/machine.rs"]
+mod machine;
 #[path = "chaos/matrix.rs"]
 mod matrix;
 #[path = "netns/support.rs"]

@@ -157,7 +157,9 @@ pub async fn attach_found(
     let obtained = Obtained::begin(client, &container.id).await?;
     let (network, joined) = match &options.network {
         NetworkKey::Default => (network, false),
-        key => join(client, key, &container.id).await?,
+        key @ (NetworkKey::Name(_) | NetworkKey::Subnet(..) | NetworkKey::Swarm(_)) => {
+            join(client, key, &container.id).await?
+        }
     };
     let mut attempt = Attempt {
         client,
@@ -399,7 +401,9 @@ fn host_ifname(id: &ContainerId, network: &NetworkKey, inode: u64) -> String {
     let bytes = id.as_str().bytes().chain(inode.to_be_bytes());
     let of_network = match network {
         NetworkKey::Default => String::new(),
-        key => key.to_string(),
+        key @ (NetworkKey::Name(_) | NetworkKey::Subnet(..) | NetworkKey::Swarm(_)) => {
+            key.to_string()
+        }
     };
     format!("{HOST_PREFIX}{}", hashed(bytes.chain(of_network.bytes())))
 }

@@ -160,8 +160,9 @@ fn links(prefix: &str, number: Network) -> Links {
 
 /// The beginning of the default bridge's name.
 fn prefix(bridge: &str) -> &str {
-    let end = bridge.floor_char_boundary(MAX_PREFIX);
-    bridge.get(..end).unwrap_or_default()
+    let ends = bridge.char_indices().map(|(at, _)| at);
+    let fitting = ends.chain([bridge.len()]).filter(|end| *end <= MAX_PREFIX);
+    bridge.get(..fitting.max().unwrap_or(0)).unwrap_or_default()
 }
 
 #[cfg(test)]

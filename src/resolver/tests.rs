@@ -243,13 +243,12 @@ async fn queries_that_wait_for_upstream_are_bounded_and_keep_nobody_else_waiting
 #[tokio::test]
 async fn an_address_that_cannot_be_had_is_named_with_what_to_do() {
     let taken = Test::start(&[]).await;
-    let error = try_start(taken.address).await.unwrap_err().to_string();
+    let error = try_start(taken.address).unwrap_err().to_string();
     assert!(
         error.contains(&taken.address.to_string()) && error.contains("another DNS server"),
         "{error}"
     );
     let error = try_start("203.0.113.1:53".parse().unwrap())
-        .await
         .unwrap_err()
         .to_string();
     assert!(
@@ -264,7 +263,7 @@ async fn a_dropped_resolver_gives_its_addresses_back() {
     let address = test.address;
     drop(test);
     let free_again = async {
-        while try_start(address).await.is_err() {
+        while try_start(address).is_err() {
             tokio::task::yield_now().await;
         }
     };
@@ -302,7 +301,7 @@ impl Test {
             // Somebody else may take the free port first.
             let address = free_address().await;
             let config = config(address, resolv_conf.path().to_owned(), fallback_timeout);
-            match Resolver::start(config, table.clone()).await {
+            match Resolver::start(config, table.clone()) {
                 Ok(resolver) => {
                     return Self {
                         resolver,
@@ -457,10 +456,10 @@ fn config(address: SocketAddr, resolv_conf: PathBuf, fallback_timeout: Duration)
     }
 }
 
-async fn try_start(address: SocketAddr) -> Result<Resolver, StartError> {
+fn try_start(address: SocketAddr) -> Result<Resolver, StartError> {
     let table = NameTable::new(PeerName::from_bytes([2; 6]));
     let config = config(address, "/dev/null".into(), Duration::ZERO);
-    Resolver::start(config, Arc::new(ArcSwap::from_pointee(table))).await
+    Resolver::start(config, Arc::new(ArcSwap::from_pointee(table)))
 }
 
 async fn free_address() -> SocketAddr {

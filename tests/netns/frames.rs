@@ -137,7 +137,7 @@ impl Packet {
             V6_LEN
         };
         let most = (self.room - network - headers).min(60_000 / segments);
-        if rng.next_u32() % 2 == 0 {
+        if rng.next_u32().is_multiple_of(2) {
             most
         } else {
             100 + below(most - 99, rng)

@@ -487,6 +487,7 @@ fn bind_address(container: &str, mac: &str, port: &str, addr: &str) {
     report("ready");
     let binding = weft_api::types::Bind {
         container: container.parse().unwrap(),
+        network: weft_wire::NetworkKey::Default,
         mac: mac.parse().unwrap(),
         port: port.to_owned(),
         addresses: vec![addr.parse().unwrap()],
