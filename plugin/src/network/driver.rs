@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use tracing::{debug, info, warn};
 use weft_api::types::{Bind, JoinNetwork, UsedNetwork};
 use weft_api::{Cidr, ContainerId};
+use weft_net::attach::inspect;
+use weft_net::netns::NetNs;
 use weft_wire::{MacAddr, NetworkKey};
 
 use super::link::Ends;
@@ -117,11 +120,12 @@ impl Plugin {
         }
         let UsedNetwork { network, multicast } = self.network_of(&asked.network).await?;
         let mut routes = Vec::new();
-        if multicast {
-            routes.push(StaticRoute::on_link(MULTICAST.into(), 4));
+        if !is_on_weft(&asked.sandbox).await {
+            if multicast {
+                routes.push(StaticRoute::on_link(MULTICAST.into(), 4));
+            }
+            routes.extend(network.dns.map(|dns| StaticRoute::on_link(dns.into(), 32)));
         }
-        let dns = network.dns.map(|dns| StaticRoute::on_link(dns.into(), 32));
-        routes.extend(dns);
         Ok(Joined {
             interface_name: InterfaceName {
                 src_name: ends.guest,
@@ -140,6 +144,16 @@ impl Plugin {
         }
         Ok(())
     }
+}
+
+/// Whether a container has an interface of ours already, and by it the routes that every one brings: dockerd
+/// takes none twice. A namespace that cannot be looked into (we may be in a container) has none.
+async fn is_on_weft(sandbox: &str) -> bool {
+    let Ok(ns) = NetNs::open(Path::new(sandbox)) else {
+        return false;
+    };
+    let found = inspect(&ns, IFNAME).await;
+    found.is_ok_and(|interfaces| !interfaces.is_empty())
 }
 
 /// The id under which the router knows an endpoint's interface.

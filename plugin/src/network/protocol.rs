@@ -137,6 +137,9 @@ pub(crate) struct OfEndpoint {
     pub(crate) network: String,
     #[serde(rename = "EndpointID")]
     pub(crate) endpoint: String,
+    /// Only of `Join`: the file that is the container's network namespace.
+    #[serde(rename = "SandboxKey", default, deserialize_with = "or_null")]
+    pub(crate) sandbox: String,
 }
 
 /// The answer to `Join`.
