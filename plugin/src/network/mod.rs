@@ -1,6 +1,6 @@
 //! The Docker network plugin: `docker run --net weft`, `docker network create -d weft`.
 //!
-//! dockerd calls us over a unix socket, by the protocol in [`protocol`]; whoever serves the socket hands each
+//! dockerd calls us over a unix socket, by the protocol in `protocol`; whoever serves the socket hands each
 //! call to [`Plugin::answer`]. Addresses and names are the router's, which is asked over its API;
 //! interfaces are made here, in the host's namespace, and dockerd moves them into the container.
 //!
