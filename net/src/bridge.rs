@@ -165,20 +165,30 @@ pub async fn enslave_tap(netlink: &Netlink, tap: &str, bridge: &str) -> Result<(
     netlink.set_no_own_addresses(tap).await?;
     netlink.set_mtu(tap, TAP_MTU).await?;
     netlink.set_master(tap, bridge).await?;
-    let port = LinkBridgePort::new(netlink.link_index(tap).await?)
+    set_router_port(netlink, tap, true).await?;
+    netlink.set_up(tap).await
+}
+
+/// Makes a port of a bridge one that only the router decides about: no learning, isolated. Frames to nobody
+/// in particular go there if it is `flooded`.
+pub(crate) async fn set_router_port(
+    netlink: &Netlink,
+    name: &str,
+    flooded: bool,
+) -> Result<(), NetlinkError> {
+    let port = LinkBridgePort::new(netlink.link_index(name).await?)
         .learning(false)
         .isolated(true)
-        .flood(true)
-        .mcast_flood(true)
-        .bcast_flood(true);
+        .flood(flooded)
+        .mcast_flood(flooded)
+        .bcast_flood(flooded);
     let set = netlink
         .handle()
         .link()
         .set_port(port.build())
         .execute()
         .await;
-    set.to(|| format!("set the bridge port {tap} up"))?;
-    netlink.set_up(tap).await
+    set.to(|| format!("set the bridge port {name} up"))
 }
 
 /// Gives a link an address. That it has it is fine.

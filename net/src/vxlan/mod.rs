@@ -28,10 +28,11 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkVxlan};
+use rtnetlink::{LinkMessageBuilder, LinkVxlan};
 use thiserror::Error;
 use weft_wire::{MacAddr, Network};
 
+use crate::bridge::set_router_port;
 use crate::links::{checked, info_of, is_kind};
 use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
@@ -87,19 +88,7 @@ pub async fn ensure_vxlan(
     netlink.set_mtu(name, MTU).await?;
     netlink.set_master(name, bridge).await?;
     let index = netlink.link_index(name).await?;
-    let port = LinkBridgePort::new(index)
-        .learning(false)
-        .isolated(true)
-        .flood(false)
-        .mcast_flood(false)
-        .bcast_flood(false);
-    let set = netlink
-        .handle()
-        .link()
-        .set_port(port.build())
-        .execute()
-        .await;
-    set.to(|| format!("set the bridge port {name} up"))?;
+    set_router_port(netlink, name, false).await?;
     netlink.set_up(name).await?;
     Ok(index)
 }
