@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
             "foldhash",
             "rand_chacha",
             "rand_core",
+            "ring",
             "snow",
             "thiserror",
             "zeroize",

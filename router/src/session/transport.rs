@@ -8,17 +8,20 @@
 //! each direction of a session has a key of its own. Nothing here allocates or remembers anything:
 //! counters are [`super::SendSession`]'s affair, replays [`super::ReplayWindow`]'s.
 //!
-//! The cipher wipes its copy of the key when it is dropped (aws-lc clears all memory it frees).
+//! A key is wiped when it is dropped. The cipher is ring's, for its speed (`docs/decisions/0012`).
 
-use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+use std::hint::black_box;
+
+use ring::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
 };
 use weft_wire::control::Suite;
 use weft_wire::packet::{Counter, HEADER_LEN, Header, TAG_LEN};
 
-/// A key of one direction, shared by threads without a lock.
+/// A key of one direction, shared by threads without a lock. It stays in one place, so that no copies are left where
+/// its session was.
 #[derive(Debug)]
-pub(super) struct Key(LessSafeKey);
+pub(super) struct Key(Box<LessSafeKey>);
 
 /// A buffer that cannot hold a packet, or bytes that are not the packet they should be.
 pub(super) struct Unsealable;
@@ -29,10 +32,7 @@ impl Key {
             Suite::Aes256Gcm => &AES_256_GCM,
             Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
-        // Fails only for a key of another length, and both ciphers take 32 bytes.
-        #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
-        let key = UnboundKey::new(algorithm, key).expect("a key of the right length");
-        Self(LessSafeKey::new(key))
+        Self(Box::new(cipher(algorithm, key)))
     }
 
     /// Writes `header`, seals what stands between it and the last 16 bytes, writes the tag there.
@@ -65,6 +65,23 @@ impl Key {
             .map(|message| &*message)
             .map_err(|_| Unsealable)
     }
+}
+
+impl Drop for Key {
+    /// ring leaves keys where they were, so another one is written over this: in the same place, and as long,
+    /// because it is of the same cipher.
+    fn drop(&mut self) {
+        *self.0 = cipher(self.0.algorithm(), &[0; 32]);
+        // As if somebody looked at it, so that the compiler leaves the writing in.
+        black_box(&self.0);
+    }
+}
+
+fn cipher(algorithm: &'static Algorithm, key: &[u8; 32]) -> LessSafeKey {
+    // Fails only for a key of another length.
+    #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
+    let key = UnboundKey::new(algorithm, key).expect("a key of the right length");
+    LessSafeKey::new(key)
 }
 
 fn nonce(Counter(counter): Counter) -> Nonce {
