@@ -1,5 +1,7 @@
 //! From a path and a body to an answer: which call it is, its deadline, and the form of errors.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +24,9 @@ impl Plugin {
                 limit: self.patience,
             })
         });
+        if let Err(PluginError::Slow { .. } | PluginError::NoAddress { .. }) = done {
+            self.silent.store(true, Ordering::Relaxed);
+        }
         match done {
             Ok(Some(value)) => {
                 debug!(call, "answered");

@@ -33,7 +33,8 @@ const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 impl Plugin {
     pub(super) async fn create_network(&self, asked: CreateNetwork) -> Result<(), PluginError> {
         let options = NetworkOptions::of_call(&asked.options)?;
-        let default = self.router.network().await?;
+        let router = self.router().await?;
+        let default = router.network().await?;
         if let Some(asked) = options.mtu.clone()
             && asked != default.mtu.to_string()
         {
@@ -57,7 +58,7 @@ impl Plugin {
             Role::Swarm => asked.network.parse().map(NetworkKey::Swarm),
         }?;
         let multicast = options.multicast;
-        self.router
+        router
             .join_network(
                 &key,
                 &user(&asked.network, self.role)?,
@@ -73,8 +74,9 @@ impl Plugin {
 
     pub(super) async fn delete_network(&self, gone: &OfNetwork) -> Result<(), PluginError> {
         let user = user(&gone.network, self.role)?;
-        for used in self.router.networks_of(&user).await? {
-            self.router.leave_network(&used.network.key, &user).await?;
+        let router = self.router().await?;
+        for used in router.networks_of(&user).await? {
+            router.leave_network(&used.network.key, &user).await?;
         }
         info!(network = gone.network, "Docker removed a network");
         Ok(())
@@ -83,7 +85,8 @@ impl Plugin {
     /// What a network of Docker's is to the router. That it is not known must not lead to the default
     /// network: its containers would be where they should not.
     async fn network_of(&self, network: &str) -> Result<UsedNetwork, PluginError> {
-        let used = self.router.networks_of(&user(network, self.role)?).await?;
+        let router = self.router().await?;
+        let used = router.networks_of(&user(network, self.role)?).await?;
         let first = used.into_iter().next();
         first.ok_or_else(|| PluginError::UnknownNetwork(network.to_owned()))
     }
@@ -138,7 +141,9 @@ impl Plugin {
     /// `Leave` and `DeleteEndpoint` alike: whichever comes takes the interface away.
     pub(super) async fn remove_endpoint(&self, gone: &OfEndpoint) -> Result<(), PluginError> {
         Ends::of(&gone.endpoint)?.remove().await?;
-        if let Err(error) = self.router.unbind(&holder(&gone.endpoint)?).await {
+        let holder = holder(&gone.endpoint)?;
+        let told = async { Ok::<_, PluginError>(self.router().await?.unbind(&holder).await?) };
+        if let Err(error) = told.await {
             // The router finds out by itself that the interface is gone.
             debug!(endpoint = gone.endpoint, %error, "the router was not told that the endpoint is gone");
         }

@@ -102,9 +102,10 @@ impl Plugin {
         if nobodys || self.is_held_by_manager(&pool) {
             return Ok(());
         }
-        let holders = self.router.holders(addr).await?;
+        let router = self.router().await?;
+        let holders = router.holders(addr).await?;
         for holder in holders.iter().filter(|id| is_ours(id)) {
-            match self.router.free(holder, addr).await {
+            match router.free(holder, addr).await {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 Ok(()) | Err(_) => {}
             }
@@ -115,11 +116,12 @@ impl Plugin {
     /// Any free address of a pool. That there is such a pool is said with each address, not when Docker
     /// asks for the pool: dockerd does that at its start too, when the router may be away.
     async fn allocate(&self, pool: &Pool) -> Result<IpAddr, PluginError> {
-        let holder = Holder::new(&self.router, prefix(pool, false))?;
+        let router = self.router().await?;
+        let holder = Holder::new(router, prefix(pool, false))?;
         let limit = self.patience.saturating_sub(SPARE);
         let allocated = async {
-            self.router.add_pool(pool.subnet).await?;
-            self.router.allocate(&holder.id, Some(pool.range)).await
+            router.add_pool(pool.subnet).await?;
+            router.allocate(&holder.id, Some(pool.range)).await
         };
         let no_address = |_| PluginError::NoAddress {
             range: pool.range.to_string(),
@@ -133,10 +135,11 @@ impl Plugin {
     /// Just this address. One that is set aside in the network on every host (`shared`) may be held by
     /// another host already.
     async fn claim(&self, pool: &Pool, addr: IpAddr, shared: bool) -> Result<(), PluginError> {
-        let holder = Holder::new(&self.router, prefix(pool, shared))?;
+        let router = self.router().await?;
+        let holder = Holder::new(router, prefix(pool, shared))?;
         let cidr = Cidr::new(addr, pool.subnet.prefix()).map_err(super::pool::PoolError::from)?;
-        self.router.add_pool(pool.subnet).await?;
-        match self.router.claim(&holder.id, cidr).await {
+        router.add_pool(pool.subnet).await?;
+        match router.claim(&holder.id, cidr).await {
             Ok(_) => holder.keep(),
             Err(CallError::Refused {
                 status: 409,
@@ -156,7 +159,7 @@ impl Plugin {
     }
 
     async fn default_subnet(&self) -> Result<Cidr, PluginError> {
-        let network = self.router.network().await?;
+        let network = self.router().await?.network().await?;
         network.default_subnet.ok_or(PluginError::NoPool)
     }
 

@@ -11,7 +11,9 @@
 //!   network rm       ReleaseAddress..., ReleasePool, DeleteNetwork
 //! ```
 //! dockerd waits for each answer as long as it takes, and a container whose call hangs can never be
-//! removed. So every call has an answer within [`PATIENCE`], an error with its reason if need be. Calls
+//! removed. So every call has an answer within [`PATIENCE`], an error with its reason if need be; and since
+//! dockerd makes several calls one after another before it serves anybody, those that follow one to a router
+//! that is stuck have theirs in a fifth of that. Calls
 //! come again after crashes of either side, or in an order nobody meant, so each brings about a state,
 //! whatever was before; what the plugin must know of a pool or an endpoint stands in the ids.
 //!
@@ -30,9 +32,11 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::time::timeout;
 use weft_api::{CallError, Client};
 use weft_net::NetlinkError;
 
@@ -46,6 +50,8 @@ pub use upkeep::{
 
 /// How long dockerd waits for an answer at most.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The part of it that a router which let a call wait in vain has to show that it answers again.
+const PART: u32 = 5;
 /// What this driver is called, in `docker network create -d weft`: the name of its socket.
 pub const DRIVER: &str = "weft";
 /// What the ids begin with under which the router keeps addresses of Docker's networks.
@@ -62,6 +68,8 @@ pub struct Plugin {
     router: Client,
     role: Role,
     patience: Duration,
+    /// Whether the last call that wanted the router waited for it in vain.
+    silent: AtomicBool,
     /// Pools of networks that are being made: since when. An address that is asked for there is no
     /// container's.
     fresh: Mutex<BTreeMap<String, Instant>>,
@@ -83,6 +91,10 @@ pub(crate) enum PluginError {
     Request(#[from] serde_json::Error),
     #[error("weft: {call} took longer than {limit:?}: see `weft status` and the router's log")]
     Slow { call: String, limit: Duration },
+    #[error(
+        "weft: the router does not answer, in {0:?} now and for longer before: see `weft status` and the router's log"
+    )]
+    Silent(Duration),
     #[error(
         "weft: there was no address in {range} within {limit:?}: `weft status ipam` says what is waited for"
     )]
@@ -157,8 +169,21 @@ impl Plugin {
             router,
             role,
             patience,
+            silent: AtomicBool::new(false),
             fresh: Mutex::default(),
         }
+    }
+
+    /// The router, for a call that needs it. One that was silent is asked first whether it is there again.
+    async fn router(&self) -> Result<&Client, PluginError> {
+        if self.silent.load(Ordering::Relaxed) {
+            // Any answer will do, an error too: it comes again, in a moment, to the call itself.
+            let limit = self.patience / PART;
+            let answered = timeout(limit, self.router.network()).await;
+            answered.map_err(|_| PluginError::Silent(limit)).map(drop)?;
+            self.silent.store(false, Ordering::Relaxed);
+        }
+        Ok(&self.router)
     }
 }
 

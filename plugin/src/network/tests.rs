@@ -433,11 +433,10 @@ async fn a_router_that_hangs_never_hangs_dockerd() {
     let socket = folder.path().join("weft.sock");
     let _mute = UnixListener::bind(&socket).unwrap();
     let patience = Duration::from_millis(400);
-    let dockerd = Dockerd(Plugin::with_patience(
-        Client::new(socket),
-        Role::Host,
-        patience,
-    ));
+    let dockerd = || {
+        let client = Client::new(&socket);
+        Dockerd(Plugin::with_patience(client, Role::Host, patience))
+    };
     let pool = "weftlocal-10.32.0.0/16-10.32.0.0/16-00000001";
     for (call, body, why) in [
         (
@@ -463,10 +462,32 @@ async fn a_router_that_hangs_never_hangs_dockerd() {
         ("NetworkDriver.CreateNetwork", network(), "took longer"),
         ("NetworkDriver.CreateEndpoint", join(), "took longer"),
     ] {
-        let said = timeout(Duration::from_secs(3), dockerd.refused(call, body)).await;
+        let said = timeout(Duration::from_secs(3), dockerd().refused(call, body)).await;
         let said = said.unwrap_or_else(|_| panic!("{call} hangs"));
         assert!(said.contains(why), "{call}: {said}");
     }
+    // The calls that follow do not wait as long again.
+    let dockerd = dockerd();
+    dockerd
+        .refused("IpamDriver.RequestAddress", released(pool, ""))
+        .await;
+    let said = dockerd
+        .refused("NetworkDriver.CreateNetwork", network())
+        .await;
+    assert!(said.contains("does not answer, in 80ms"), "{said}");
+    dockerd.ok("NetworkDriver.DeleteEndpoint", join()).await;
+    dockerd
+        .ok("IpamDriver.RequestAddress", gateway(pool, ""))
+        .await;
+}
+
+#[tokio::test]
+async fn a_router_that_answers_again_is_asked_as_before() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    dockerd.0.silent.store(true, Ordering::Relaxed);
+    dockerd.network().await;
+    assert!(!dockerd.0.silent.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
