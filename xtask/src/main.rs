@@ -77,12 +77,30 @@ fn test() -> Result<(), String> {
     run(cargo("tests", "test --workspace --locked"))
 }
 
-/// The simulated cluster, see `tests/cluster.rs`. What it prints last is the last that is printed.
+/// The simulated cluster, see `tests/cluster.rs`. What it prints last is the last that is printed. Built with the
+/// features of the workspace, which are those of the program, so that no dependency is compiled twice.
 fn sim(more: &[&str]) -> Result<(), String> {
-    let mut step = cargo("sim", "run --release --quiet --locked --package sim --");
-    step.command
-        .extend(more.iter().map(|word| (*word).to_owned()));
-    to_the_end(&step)
+    run(cargo(
+        "build of sim",
+        "build --release --workspace --locked --bin sim",
+    ))?;
+    let program = built("release/sim")?;
+    to_the_end(&Step {
+        name: "sim",
+        command: [&[program.as_str()], more]
+            .concat()
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect(),
+        env: Vec::new(),
+    })
+}
+
+/// The path of what cargo built in the folder where it built this program (as `debug/xtask`).
+fn built(what: &str) -> Result<String, String> {
+    let this = env::current_exe().map_err(|e| format!("where this program is: {e}"))?;
+    let folder = this.ancestors().nth(2).ok_or("this program is nowhere")?;
+    Ok(folder.join(what).display().to_string())
 }
 
 /// Faults in real namespaces, see `tests/chaos.rs`.
@@ -91,7 +109,7 @@ fn chaos(more: &[&str]) -> Result<(), String> {
         return Err("its hosts are network namespaces: run it as root".into());
     }
     install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
-    let mut step = cargo("chaos", "test --quiet --locked --test chaos --");
+    let mut step = cargo("chaos", "test --workspace --quiet --locked --test chaos --");
     step.command
         .extend(more.iter().map(|word| (*word).to_owned()));
     to_the_end(&step)
@@ -100,14 +118,15 @@ fn chaos(more: &[&str]) -> Result<(), String> {
 /// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
 fn docker(name: &str) -> Result<(), String> {
     needs_docker()?;
-    let args = format!("test --locked --test docker -- --test-threads=2 {name}");
+    let args = format!("test --workspace --locked --test docker -- --test-threads=2 {name}");
     run(cargo("docker", &args))
 }
 
 /// A measurement on one of their hosts, with an optimised program.
 fn docker_bench() -> Result<(), String> {
     needs_docker()?;
-    let args = "test --release --locked --test docker -- --ignored --nocapture overhead";
+    let args =
+        "test --workspace --release --locked --test docker -- --ignored --nocapture overhead";
     run(cargo("docker run", args))
 }
 
@@ -150,17 +169,21 @@ fn lint() -> Result<(), String> {
         "clippy",
         "clippy --workspace --all-targets --locked -- -D warnings",
     ))?;
-    // Not among all targets, because it is not part of a plain `cargo test`.
+    // Not among all targets, because they are not part of a plain `cargo test`.
     run(cargo(
-        "clippy of the Docker scenarios",
-        "clippy --test docker --locked -- -D warnings",
+        "clippy of the Docker scenarios and of the faults",
+        "clippy --workspace --test docker --test chaos --locked -- -D warnings",
     ))?;
     verify_unit()?;
     let mut docs = cargo("documentation", "doc --workspace --no-deps --locked");
     docs.env.push(("RUSTDOCFLAGS", "-D warnings"));
     run(docs)?;
     if !has("cargo-deny") {
-        run(cargo("install cargo-deny", "install cargo-deny --locked"))?;
+        // Without optimisation it is there in half the time.
+        run(cargo(
+            "install cargo-deny",
+            "install cargo-deny --locked --debug",
+        ))?;
     }
     run(cargo(
         "licences, bans, sources",
