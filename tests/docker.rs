@@ -17,10 +17,14 @@ mod absence;
 mod bed;
 #[path = "docker/command.rs"]
 mod command;
+#[path = "docker/groups.rs"]
+mod groups;
 #[path = "docker/images.rs"]
 mod images;
 #[path = "docker/isolation.rs"]
 mod isolation;
+#[path = "docker/managers.rs"]
+mod managers;
 #[path = "docker/names.rs"]
 mod names;
 #[path = "docker/networks.rs"]
@@ -33,3 +37,5 @@ mod plain;
 mod routers;
 #[path = "docker/swarm.rs"]
 mod swarm;
+#[path = "docker/traces.rs"]
+mod traces;

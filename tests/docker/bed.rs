@@ -171,6 +171,11 @@ impl Bed {
         self.host(host).folder.join(root).join(rest)
     }
 
+    /// A path of a host as its processes see it, mounts included.
+    pub(crate) fn inside(&self, host: &str, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.host(host).first))
+    }
+
     /// Starts a host's dockerd and waits until it answers.
     #[track_caller]
     pub(crate) fn start_docker(&self, host: &str) {

@@ -2,6 +2,7 @@
 
 use super::bed::{Bed, INTERNET};
 use super::command::{SOON, ensure, eventually};
+use super::groups::{self, Member};
 use super::images::BUSYBOX;
 
 /// Docker on three hosts, a router on each, connected.
@@ -80,6 +81,16 @@ fn two_networks_are_two_ethernets_and_a_container_on_both_talks_to_both() {
         }
     }
 
+    let mut members = Vec::new();
+    for number in 1..=3 {
+        for network in ["blue", "green"] {
+            let (host, name) = (format!("node0{number}"), format!("{network}{number}"));
+            let address = on(number, network).parse().unwrap();
+            members.push(Member::join(&bed, &host, &name, network, address));
+        }
+    }
+    groups::each_hears_its_own_network_and_no_other(&members, [10, 50, 255, 255].into());
+
     bed.ok(
         "node03",
         &["docker", "network", "connect", "apart", "blue3"],
@@ -99,6 +110,22 @@ fn two_networks_are_two_ethernets_and_a_container_on_both_talks_to_both() {
     bed.ok("node02", &["weft", "launch", "node01"]);
     bed.pings("node01", "blue1", &on(2, "blue"));
     never_pings(&bed, "node01", "green1", &on(2, "blue"));
+
+    // What is sent to all of a network that only node01 has ends at the others, and is counted.
+    make(&bed, "node01", "lone", "--subnet 10.70.0.0/16");
+    start(&bed, "node01", "lone1", "lone", "");
+    bed.ping("node01", "lone1", "10.70.9.9").unwrap_err();
+    eventually(
+        "node03 drops frames of a network it is not in",
+        SOON,
+        || {
+            let report = ["weft", "report", "--format", "{{router.drops}}"];
+            let drops = bed.ok("node03", &report);
+            ensure(drops.contains("unknown_network"), drops)
+        },
+    );
+    bed.ok("node01", &["docker", "rm", "-f", "lone1"]);
+    bed.ok("node01", &["docker", "network", "rm", "lone"]);
 
     let bridges = || bed.ok("node01", &["ip", "-o", "link", "show", "type", "bridge"]);
     assert_eq!(bridges().matches(": weft-").count(), 3, "{}", bridges());

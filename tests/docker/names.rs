@@ -149,3 +149,43 @@ fn what_happens_while_somebody_is_away_is_made_good() {
     });
     assert_eq!(resolves(&bed, host, "loose", 1), before);
 }
+
+#[test]
+fn containers_of_a_host_set_up_for_it_ask_weft_for_names_without_being_told() {
+    let bed = hosts(2);
+    let keep = format!("{BUSYBOX} sleep infinity");
+    bed.sh(
+        "node01",
+        &format!("docker run -d --name app01 --net weft {keep}"),
+    );
+    let there = resolves(&bed, "node02", "app01", 1).concat();
+    let docker_anew = |setup: &[&str]| {
+        bed.ok("node02", &[&["weft", "setup", "docker"], setup].concat());
+        bed.stop_docker("node02");
+        bed.start_docker("node02");
+    };
+    docker_anew(&["--dns"]);
+    bed.sh("node02", "docker network create other");
+    // On weft, on a network of theirs that weft is no part of, on Docker's own, and by the runtime.
+    for (name, more) in [
+        ("on-weft", "--net weft"),
+        ("on-other", "--net other"),
+        ("on-bridge", ""),
+        ("by-runtime", "--runtime=weft"),
+    ] {
+        bed.sh(
+            "node02",
+            &format!("docker run -d --name {name} {more} {keep}"),
+        );
+        eventually(&format!("{name} finds app01"), SOON, || {
+            let found = bed.on("node02", &["docker", "exec", name, "nslookup", "app01"]);
+            ensure(found.printed.contains(&there), format!("{found:?}"))
+        });
+    }
+    bed.pings("node02", "on-weft", "app01");
+    bed.pings("node02", "by-runtime", "app01");
+    docker_anew(&["--undo"]);
+    let cat = format!("docker run --rm {BUSYBOX} cat /etc/resolv.conf");
+    let asked = bed.sh("node02", &cat);
+    assert!(!asked.contains("169.254.67.83"), "{asked}");
+}

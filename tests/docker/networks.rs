@@ -168,21 +168,3 @@ fn containers_come_back_on_their_network_after_crashes_of_dockerd_the_plugin_and
         bed.ping("node02", "app02", &there)
     });
 }
-
-#[test]
-fn nothing_of_the_plugin_is_left_after_a_reset() {
-    let bed = hosts_with_networks(1);
-    let host = "node01";
-    start(&bed, host, "app01", &["--net=weft"]);
-    bed.ok(host, &["docker", "rm", "-f", "app01"]);
-    bed.ok(host, &["weft", "reset"]);
-    let networks = bed.ok(host, &["docker", "network", "ls"]);
-    assert!(!networks.contains("weft"), "{networks}");
-    eventually("no process of weft is left", SOON, || {
-        let left = bed.on(host, &["pgrep", "-a", "weft"]);
-        ensure(left.code == Some(1), left.printed)
-    });
-    let links = bed.ok(host, &["ip", "-o", "link"]);
-    assert!(!links.contains("weft"), "{links}");
-    assert!(!bed.path(host, "/run/docker/plugins/weft.sock").exists());
-}

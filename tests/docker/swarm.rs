@@ -6,33 +6,41 @@ use super::images::{self, BUSYBOX};
 
 /// The driver's name as a swarm wants it.
 const DRIVER: &str = "weft2:latest";
+/// How a network of a swarm is made.
+pub(crate) const CREATE: &str =
+    "docker network create --driver=weft2:latest --ipam-driver=weft2:latest --attachable weavenet1";
 
-/// Two hosts in one swarm, a router and the plugin on each; node01 is the manager.
+/// Docker and a router on this many hosts.
 #[track_caller]
-fn swarm() -> Bed {
-    let bed = Bed::up(2);
-    // Docker looks for a newer image first; here the look-up of the registry's name fails at once.
-    bed.on_all(|bed, host| {
-        bed.sh(host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
-    });
-    bed.ok("node01", &["weft", "launch"]);
-    bed.ok("node02", &["weft", "launch", "node01"]);
+pub(crate) fn hosts(count: usize) -> Bed {
+    let bed = Bed::up(count);
+    for host in bed.names() {
+        // Docker looks for a newer image first; here the look-up of the registry's name fails at once.
+        bed.sh(&host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
+        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
+        bed.ok(&host, &[&["weft", "launch"], peers].concat());
+    }
+    bed
+}
+
+/// Makes one swarm of all hosts. node01 is its manager, and all others are what their token makes them,
+/// `worker` or `manager`.
+#[track_caller]
+pub(crate) fn join(bed: &Bed, others: &str) {
     bed.ok(
         "node01",
         &["docker", "swarm", "init", "--advertise-addr", "10.77.0.1"],
     );
-    let token = bed.ok("node01", &["docker", "swarm", "join-token", "-q", "worker"]);
-    bed.ok(
-        "node02",
-        &[
-            "docker",
-            "swarm",
-            "join",
-            "--token",
-            token.trim(),
-            "10.77.0.1:2377",
-        ],
-    );
+    let token = bed.ok("node01", &["docker", "swarm", "join-token", "-q", others]);
+    for host in bed.names().iter().skip(1) {
+        let join = format!("docker swarm join --token {} 10.77.0.1:2377", token.trim());
+        bed.sh(host, &join);
+    }
+}
+
+/// Has Docker run the plugin on all hosts.
+#[track_caller]
+pub(crate) fn set_up(bed: &Bed) {
     let small = images::stripped();
     bed.on_all(|bed, host| {
         let folder = bed.path(host, "/run/small");
@@ -41,7 +49,11 @@ fn swarm() -> Bed {
         bed.ok(host, &["/run/small/weft", "setup", "docker-plugin"]);
         std::fs::remove_dir_all(&folder).unwrap();
     });
-    // Until then the manager gives a node no task that wants the plugin.
+}
+
+/// Waits until the manager knows of the plugin on all nodes: before that it gives them no task that wants it.
+#[track_caller]
+pub(crate) fn plugins_are_known(bed: &Bed) {
     for host in bed.names() {
         eventually(
             &format!("the manager knows of the plugin on {host}"),
@@ -60,11 +72,10 @@ fn swarm() -> Bed {
             },
         );
     }
-    bed
 }
 
 /// The names of a service's containers on a host.
-fn tasks(bed: &Bed, host: &str, service: &str) -> Vec<String> {
+pub(crate) fn tasks(bed: &Bed, host: &str, service: &str) -> Vec<String> {
     let filter = format!("label=com.docker.swarm.service.name={service}");
     let list = bed.on(
         host,
@@ -93,20 +104,25 @@ fn one_on_each(bed: &Bed, service: &str) -> [String; 2] {
     })
 }
 
+/// Makes a service on the network, with so many tasks spread over the nodes.
+#[track_caller]
+pub(crate) fn serve(bed: &Bed, manager: &str, name: &str, replicas: usize) {
+    let create = format!(
+        "docker service create -d --name {name} --endpoint-mode dnsrr --replicas {replicas} \
+         --placement-pref spread=node.id --network weavenet1 --no-resolve-image {BUSYBOX} tail -f /dev/null"
+    );
+    bed.sh(manager, &create);
+}
+
 #[test]
 fn tasks_of_a_swarm_on_two_hosts_reach_each_other_by_name_and_the_internet() {
-    let bed = swarm();
-    let create = "docker network create --driver=weft2:latest --ipam-driver=weft2:latest --attachable weavenet1";
-    bed.sh("node01", create);
-    let serve = |name: &str| {
-        let create = format!(
-            "docker service create -d --name {name} --endpoint-mode dnsrr --replicas 2 \
-             --placement-pref spread=node.id --network weavenet1 --no-resolve-image {BUSYBOX} tail -f /dev/null"
-        );
-        bed.sh("node01", &create);
-    };
-    serve("web");
-    serve("db");
+    let bed = hosts(2);
+    join(&bed, "worker");
+    set_up(&bed);
+    plugins_are_known(&bed);
+    bed.sh("node01", CREATE);
+    serve(&bed, "node01", "web", 2);
+    serve(&bed, "node01", "db", 2);
     let web = one_on_each(&bed, "web");
     let db = one_on_each(&bed, "db");
     let inside = bed.ok(
