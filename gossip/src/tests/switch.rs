@@ -68,6 +68,8 @@ pub(super) fn link(to: PeerName, established: bool) -> Entry {
         established,
         outbound: true,
         address,
+        datagrams: None,
+        relayed: false,
     };
     Entry::Link(to, link)
 }
