@@ -32,7 +32,7 @@ fn two_behind_nats_shake_hands_over_a_third_and_then_frames_go_directly() {
         assert_eq!(said.info, "control over n0");
         assert_eq!(said.datagrams, Some(net.nodes[there].udp_from));
     }
-    // Nothing but the addresses is in clear, and those in between read nothing.
+    // The one in between has its own connections with both.
     let third = net.nodes[0].name;
     assert!(
         net.nodes[0]
