@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use weft_wire::PeerName;
 
@@ -12,7 +13,7 @@ use crate::allocator::Allocator;
 use crate::asks::Want;
 use crate::birth::Init;
 use crate::requests::{RequestId, Wish};
-use crate::ring::{Ring, RingId};
+use crate::ring::{Ring, RingId, blocking};
 use crate::space::{ContainerId, Hold};
 
 /// How the allocator of a pool is.
@@ -42,6 +43,12 @@ pub struct Status {
     pub unsettled: Vec<Unsettled>,
     /// Containers that lost their address to another peer.
     pub conflicts: Vec<Conflict>,
+    /// Who decides about dead peers, and what each says of what we own.
+    pub electors: Vec<Elector>,
+    /// What we own may be used: enough electors acknowledged it of late.
+    pub unfenced: bool,
+    /// Peers out of reach whose addresses the electors will take over.
+    pub reclaims: Vec<Reclaim>,
     /// Messages that were malformed, since the start.
     pub malformed: u64,
 }
@@ -109,6 +116,32 @@ pub struct Owner {
     pub reachable: bool,
 }
 
+/// One of those who decide about dead peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elector {
+    /// Who.
+    pub peer: PeerName,
+    /// Whether it can be asked; true of ourselves.
+    pub reachable: bool,
+    /// How long ago we asked for what it acknowledged last; none of ourselves.
+    pub acked: Option<Duration>,
+    /// Its last answer was that it does not acknowledge what we own.
+    pub refuses: bool,
+}
+
+/// A peer out of reach that is being given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Who.
+    pub peer: PeerName,
+    /// For how long we, as an elector, have not heard of it.
+    pub silent: Duration,
+    /// For how long yet we do not vote to take it over.
+    pub left: Duration,
+    /// Enough electors are there to decide it.
+    pub quorum: bool,
+}
+
 /// A request that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingRequest {
@@ -137,6 +170,15 @@ pub enum WaitsFor {
         unreachable: Vec<PeerName>,
         /// We were refused because the ring is cut into as many ranges as it may have.
         ring_full: bool,
+    },
+    /// Word of electors that they know what we own.
+    Electors {
+        /// How many more must say so.
+        lacking: usize,
+        /// Those within reach that have not.
+        from: Vec<PeerName>,
+        /// Those that cannot be reached.
+        unreachable: Vec<PeerName>,
     },
     /// The owner of an address.
     Owner {
@@ -168,6 +210,25 @@ impl fmt::Display for WaitsFor {
                 }
                 if *ring_full {
                     f.write_str("; the ring is cut into as many ranges as it may have")?;
+                }
+                Ok(())
+            }
+            Self::Electors {
+                lacking,
+                from,
+                unreachable,
+            } => {
+                write!(
+                    f,
+                    "waiting for {lacking} more of the electors to acknowledge what this peer owns"
+                )?;
+                if !from.is_empty() {
+                    f.write_str(": asked ")?;
+                    write_peers(f, from)?;
+                }
+                if !unreachable.is_empty() {
+                    f.write_str("; unreachable: ")?;
+                    write_peers(f, unreachable)?;
                 }
                 Ok(())
             }
@@ -226,6 +287,9 @@ impl Allocator {
             pending: self.pending_requests(),
             unsettled: self.unsettled_list(),
             conflicts: self.conflicts(),
+            electors: self.elector_list(),
+            unfenced: self.is_unfenced(self.clock.read_at()),
+            reclaims: self.reclaims(),
             malformed: self.malformed,
         }
     }
@@ -287,6 +351,18 @@ impl Allocator {
         let Some(ring) = &self.ring else {
             return WaitsFor::Ring;
         };
+        let ours = match wish {
+            Wish::Prime => false,
+            Wish::Allocate { subnet, .. } => {
+                let own = ring.owned_by(self.config.us);
+                own.iter().any(|s| !s.intersect(subnet.hosts()).is_empty())
+            }
+            Wish::Claim { addr, .. } => ring.owner_of(*addr) == Some(self.config.us),
+        };
+        let now = self.clock.read_at();
+        if ours && !self.settling(now) && !self.is_unfenced(now) {
+            return self.waits_for_electors(ring);
+        }
         match wish {
             Wish::Prime => WaitsFor::Ring,
             // Without an entry among the wants we would ask if addresses were settled.
@@ -305,6 +381,63 @@ impl Allocator {
                 }
             }
         }
+    }
+
+    fn waits_for_electors(&self, ring: &Ring) -> WaitsFor {
+        let now = self.clock.read_at();
+        let us = self.config.us;
+        let electors = ring.roll().electors();
+        let known = electors
+            .iter()
+            .filter(|peer| **peer == us || self.has_word(**peer, now));
+        let lacking = blocking(electors.len()).saturating_sub(known.count());
+        let others = electors.iter().copied();
+        let others = others.filter(|peer| *peer != us && !self.has_word(*peer, now));
+        let (from, unreachable) = others.partition(|peer| self.is_live(*peer));
+        WaitsFor::Electors {
+            lacking: lacking.max(1),
+            from,
+            unreachable,
+        }
+    }
+
+    fn elector_list(&self) -> Vec<Elector> {
+        let now = self.clock.read_at();
+        let us = self.config.us;
+        let electors = self.ring.as_ref().map(|ring| ring.roll().electors());
+        let electors = electors.into_iter().flatten().map(|peer| {
+            let word = self.word(peer, now);
+            Elector {
+                peer,
+                reachable: peer == us || self.is_live(peer),
+                acked: word.and_then(|word| word.age),
+                refuses: word.is_some_and(|word| word.refused),
+            }
+        });
+        electors.collect()
+    }
+
+    /// What we as an elector reckon of owners out of reach; nothing if we are none.
+    fn reclaims(&self) -> Vec<Reclaim> {
+        let now = self.clock.read_at();
+        let Some(ring) = &self.ring else {
+            return Vec::new();
+        };
+        let electors = ring.roll().electors();
+        if !electors.contains(&self.config.us) {
+            return Vec::new();
+        }
+        let quorum = self.electors_here(&electors) >= self.votes_needed(&electors);
+        let missing = self.missing(ring).into_iter().map(|peer| {
+            let silent = self.silence(peer, now);
+            Reclaim {
+                peer,
+                silent,
+                left: self.config.times.takeover.saturating_sub(silent),
+                quorum,
+            }
+        });
+        missing.collect()
     }
 
     fn waits_for_space(&self, ring: &Ring, subnet: Cidr, asked: Option<PeerName>) -> WaitsFor {

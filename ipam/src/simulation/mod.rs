@@ -5,3 +5,4 @@ pub(crate) mod cluster;
 mod faults;
 mod merges;
 mod messages;
+mod reclaim;
