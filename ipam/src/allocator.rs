@@ -100,7 +100,7 @@ impl Allocator {
             sync: Sync::default(),
             clock: Clock::new(config.uptime, now),
             fence: Fence::default(),
-            watch: Watch::new(config.uptime),
+            watch: Watch::default(),
             council: Council::new(Votes::default()),
             reachable: BTreeSet::new(),
             targets: config.targets,

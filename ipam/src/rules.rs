@@ -59,6 +59,9 @@ pub enum Rule {
     ElectorQuorum,
     /// An elector that voted to take a peer over acknowledges nothing of it any more.
     Refusal,
+    /// An elector that voted for a change of the electors acknowledges nobody until it knows the
+    /// outcome.
+    Outcome,
     /// A takeover undoes what the peer granted without the electors' knowledge.
     Cover,
     /// The silence of all peers is counted anew when an elector starts or the electors change.
@@ -69,13 +72,14 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Barrier,
         Self::Fence,
         Self::Knowledge,
         Self::TakeoverAge,
         Self::ElectorQuorum,
         Self::Refusal,
+        Self::Outcome,
         Self::Cover,
         Self::Recount,
         Self::Votes,
@@ -90,6 +94,7 @@ impl Rule {
             Self::TakeoverAge => "takeover-age",
             Self::ElectorQuorum => "elector-quorum",
             Self::Refusal => "refusal",
+            Self::Outcome => "outcome",
             Self::Cover => "cover",
             Self::Recount => "recount",
             Self::Votes => "votes",

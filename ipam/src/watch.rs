@@ -44,17 +44,9 @@ struct Heard {
     used: Vec<Addr>,
 }
 
-impl Watch {
-    pub(crate) fn new(start: Duration) -> Self {
-        Self {
-            since: start,
-            ..Self::default()
-        }
-    }
-}
-
 impl Allocator {
-    /// The ring was replaced: begins to count anew if it is another one or has other electors.
+    /// The ring was replaced, or read from the disk: begins to count anew if it is another one or has
+    /// other electors.
     pub(crate) fn review_electors(&mut self, now: Instant) {
         let Some(ring) = &self.ring else {
             return;
@@ -67,7 +59,7 @@ impl Allocator {
             self.fence.clear();
         }
         let changed = self.watch.of.as_ref().is_none_or(|(_, e)| *e != electors);
-        if other_ring || (changed && self.config.rules.keep(Rule::Recount)) {
+        if (other_ring || changed) && self.config.rules.keep(Rule::Recount) {
             self.watch.since = self.clock.uptime(now);
         }
         self.watch.of = Some((id, electors));
@@ -112,7 +104,7 @@ impl Allocator {
     fn may_acknowledge(&self, from: PeerName, ring: &Ring) -> bool {
         let rules = self.config.rules;
         let electors_stay = self.council.electors_stay(&ring.roll().electors());
-        if !electors_stay && rules.keep(Rule::Recount) {
+        if !electors_stay && rules.keep(Rule::Outcome) {
             return false;
         }
         if !rules.keep(Rule::Refusal) {

@@ -171,6 +171,18 @@ impl Cluster {
         self.update_links();
     }
 
+    /// Links all within each of these groups, and nobody else.
+    pub(super) fn part(&mut self, groups: &[&[usize]]) {
+        self.links.clear();
+        for group in groups {
+            for a in *group {
+                let others = group.iter().filter(|b| a < *b);
+                self.links.extend(others.map(|b| (*a, *b)));
+            }
+        }
+        self.update_links();
+    }
+
     pub(super) fn stop(&mut self, n: usize) {
         let far = Duration::from_secs(1_000_000);
         self.crash(n, far);

@@ -6,3 +6,4 @@ mod faults;
 mod merges;
 mod messages;
 mod reclaim;
+mod rulings;

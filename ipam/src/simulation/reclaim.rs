@@ -11,9 +11,9 @@ use super::cluster::{Cluster, Faults, config, name};
 use super::faults::use_somehow;
 use crate::{Addr, Init, RequestId, Rule, Rules, Times};
 
-const POOL: &str = "10.32.0.0/26";
+pub(super) const POOL: &str = "10.32.0.0/26";
 /// As the defaults, but in seconds.
-const TIMES: Times = Times {
+pub(super) const TIMES: Times = Times {
     ack: Duration::from_millis(500),
     fence: Duration::from_secs(12),
     takeover: Duration::from_secs(24),
