@@ -89,7 +89,7 @@ impl Allocator {
         };
         let own = ring.owned_by(us);
         let electors = ring.roll().electors();
-        let others = blocking(electors.len()) - usize::from(electors.contains(&us));
+        let others = blocking(electors.len()) - usize::from(self.counts_itself(&electors));
         if others == 0 || !self.config.rules.keep(Rule::Fence) {
             return own;
         }
@@ -102,6 +102,13 @@ impl Allocator {
             return own;
         }
         in_at_least(others, &acked, &own)
+    }
+
+    /// Whether we are an elector that acknowledges itself: not while we wait for the outcome of a
+    /// ruling that we voted for and that changes the electors, as towards everybody else.
+    pub(crate) fn counts_itself(&self, electors: &BTreeSet<PeerName>) -> bool {
+        let knows = self.council.electors_stay(electors) || !self.config.rules.keep(Rule::Outcome);
+        electors.contains(&self.config.us) && knows
     }
 
     /// Whether all we own may be used.

@@ -387,10 +387,9 @@ impl Allocator {
         let now = self.clock.read_at();
         let us = self.config.us;
         let electors = ring.roll().electors();
-        let known = electors
-            .iter()
-            .filter(|peer| **peer == us || self.has_word(**peer, now));
-        let lacking = blocking(electors.len()).saturating_sub(known.count());
+        let words = electors.iter().filter(|peer| self.has_word(**peer, now));
+        let known = words.count() + usize::from(self.counts_itself(&electors));
+        let lacking = blocking(electors.len()).saturating_sub(known);
         let others = electors.iter().copied();
         let others = others.filter(|peer| *peer != us && !self.has_word(*peer, now));
         let (from, unreachable) = others.partition(|peer| self.is_live(*peer));
