@@ -161,6 +161,15 @@ impl Election {
         }
     }
 
+    /// Who agreed to the attempt under way so far.
+    pub(crate) fn agreed(&self) -> BTreeSet<PeerName> {
+        match self.proposal.as_ref().map(|proposal| &proposal.phase) {
+            Some(Phase::Preparing { promises, .. }) => promises.keys().copied().collect(),
+            Some(Phase::Accepting { accepted, .. }) => accepted.clone(),
+            None => BTreeSet::new(),
+        }
+    }
+
     /// When [`Self::step`] has something to do again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let grace = self.proposal.as_ref().and_then(|p| match &p.phase {

@@ -50,6 +50,7 @@ mod settle;
 mod space;
 mod status;
 mod sync;
+mod waits;
 mod watch;
 
 pub use addr::{Addr, Cidr, CidrError};
@@ -66,9 +67,8 @@ pub use ring::{Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, RingError, R
 pub use rules::{ParseRuleError, Rule, Rules, Times};
 pub use saved::{Allocation, LoadError, Saved, SavedRing};
 pub use space::ContainerId;
-pub use status::{
-    Conflict, Elector, Owner, PendingRequest, Reclaim, State, Status, Unsettled, WaitsFor,
-};
+pub use status::{Conflict, Elector, Owner, PendingRequest, Reclaim, State, Status, Unsettled};
+pub use waits::WaitsFor;
 
 #[cfg(test)]
 mod simulation;

@@ -2,7 +2,6 @@
 //!
 //! Built anew from the allocator's state at each question; nothing is kept for it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,11 +9,11 @@ use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
-use crate::asks::Want;
 use crate::birth::Init;
 use crate::requests::{RequestId, Wish};
-use crate::ring::{Ring, RingId, blocking};
+use crate::ring::{Ring, RingId};
 use crate::space::{ContainerId, Hold};
+use crate::waits::WaitsFor;
 
 /// How the allocator of a pool is.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,97 +152,6 @@ pub struct PendingRequest {
     pub waits_for: WaitsFor,
 }
 
-/// What a request waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WaitsFor {
-    /// A ring.
-    Ring,
-    /// That addresses are settled after two rings met.
-    Settling,
-    /// Space in a subnet.
-    Space {
-        /// The subnet.
-        subnet: Cidr,
-        /// Whom we asked last, or else all reachable peers that own part of it.
-        from: Vec<PeerName>,
-        /// The owners of part of it that cannot be reached.
-        unreachable: Vec<PeerName>,
-        /// We were refused because the ring is cut into as many ranges as it may have.
-        ring_full: bool,
-    },
-    /// Word of electors that they know what we own.
-    Electors {
-        /// How many more must say so.
-        lacking: usize,
-        /// Those within reach that have not.
-        from: Vec<PeerName>,
-        /// Those that cannot be reached.
-        unreachable: Vec<PeerName>,
-    },
-    /// The owner of an address.
-    Owner {
-        /// The address.
-        addr: Addr,
-        /// Its owner.
-        owner: PeerName,
-        /// Whether it can be reached.
-        reachable: bool,
-    },
-}
-
-impl fmt::Display for WaitsFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ring => f.write_str("waiting for a ring"),
-            Self::Settling => f.write_str("waiting for addresses to settle after two rings met"),
-            Self::Space {
-                subnet,
-                from,
-                unreachable,
-                ring_full,
-            } => {
-                write!(f, "waiting for {subnet} space from ")?;
-                write_peers(f, from)?;
-                if !unreachable.is_empty() {
-                    f.write_str("; unreachable: ")?;
-                    write_peers(f, unreachable)?;
-                }
-                if *ring_full {
-                    f.write_str("; the ring is cut into as many ranges as it may have")?;
-                }
-                Ok(())
-            }
-            Self::Electors {
-                lacking,
-                from,
-                unreachable,
-            } => {
-                write!(
-                    f,
-                    "waiting for {lacking} more of the electors to acknowledge what this peer owns"
-                )?;
-                if !from.is_empty() {
-                    f.write_str(": asked ")?;
-                    write_peers(f, from)?;
-                }
-                if !unreachable.is_empty() {
-                    f.write_str("; unreachable: ")?;
-                    write_peers(f, unreachable)?;
-                }
-                Ok(())
-            }
-            Self::Owner {
-                addr,
-                owner,
-                reachable,
-            } => {
-                let reach = if *reachable { "" } else { ", unreachable" };
-                write!(f, "waiting for {addr} from its owner {owner}{reach}")
-            }
-        }
-    }
-}
-
 /// An address being claimed from its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsettled {
@@ -347,59 +255,6 @@ impl Allocator {
         pending.collect()
     }
 
-    fn waits_for(&self, wish: &Wish) -> WaitsFor {
-        let Some(ring) = &self.ring else {
-            return WaitsFor::Ring;
-        };
-        let ours = match wish {
-            Wish::Prime => false,
-            Wish::Allocate { subnet, .. } => {
-                let own = ring.owned_by(self.config.us);
-                own.iter().any(|s| !s.intersect(subnet.hosts()).is_empty())
-            }
-            Wish::Claim { addr, .. } => ring.owner_of(*addr) == Some(self.config.us),
-        };
-        let now = self.clock.read_at();
-        if ours && !self.settling(now) && !self.is_unfenced(now) {
-            return self.waits_for_electors(ring);
-        }
-        match wish {
-            Wish::Prime => WaitsFor::Ring,
-            // Without an entry among the wants we would ask if addresses were settled.
-            Wish::Allocate { subnet, .. } => match self.asks.get(Want::Space(*subnet)) {
-                None => WaitsFor::Settling,
-                Some(ask) => self.waits_for_space(ring, *subnet, ask.to),
-            },
-            Wish::Claim { addr, .. } => {
-                match (self.asks.get(Want::Exact(*addr)), ring.owner_of(*addr)) {
-                    (Some(_), Some(owner)) if owner != self.config.us => WaitsFor::Owner {
-                        addr: *addr,
-                        owner,
-                        reachable: self.is_live(owner),
-                    },
-                    (_, _) => WaitsFor::Settling,
-                }
-            }
-        }
-    }
-
-    fn waits_for_electors(&self, ring: &Ring) -> WaitsFor {
-        let now = self.clock.read_at();
-        let us = self.config.us;
-        let electors = ring.roll().electors();
-        let words = electors.iter().filter(|peer| self.has_word(**peer, now));
-        let known = words.count() + usize::from(self.counts_itself(&electors));
-        let lacking = blocking(electors.len()).saturating_sub(known);
-        let others = electors.iter().copied();
-        let others = others.filter(|peer| *peer != us && !self.has_word(*peer, now));
-        let (from, unreachable) = others.partition(|peer| self.is_live(*peer));
-        WaitsFor::Electors {
-            lacking: lacking.max(1),
-            from,
-            unreachable,
-        }
-    }
-
     fn elector_list(&self) -> Vec<Elector> {
         let now = self.clock.read_at();
         let us = self.config.us;
@@ -439,21 +294,6 @@ impl Allocator {
         missing.collect()
     }
 
-    fn waits_for_space(&self, ring: &Ring, subnet: Cidr, asked: Option<PeerName>) -> WaitsFor {
-        let overlaps = ring
-            .ranges()
-            .filter(|(span, _)| !span.intersect(subnet.hosts()).is_empty());
-        let owners: BTreeSet<_> = overlaps.map(|(_, entry)| entry.owner).collect();
-        let others = owners.into_iter().filter(|peer| *peer != self.config.us);
-        let (live, unreachable): (Vec<_>, Vec<_>) = others.partition(|peer| self.is_live(*peer));
-        WaitsFor::Space {
-            subnet,
-            from: asked.map_or(live, |peer| vec![peer]),
-            unreachable,
-            ring_full: self.settling.ring_full,
-        }
-    }
-
     /// Addresses held here that are being claimed from their owner.
     pub fn unsettled_list(&self) -> Vec<Unsettled> {
         let unsettled = self.unsettled().map(|(container, addr, owner)| Unsettled {
@@ -481,15 +321,4 @@ impl Allocator {
                 });
         conflicts.collect()
     }
-}
-
-fn write_peers(f: &mut fmt::Formatter<'_>, peers: &[PeerName]) -> fmt::Result {
-    if peers.is_empty() {
-        return f.write_str("nobody: no owner can be reached");
-    }
-    for (n, peer) in peers.iter().enumerate() {
-        let comma = if n == 0 { "" } else { ", " };
-        write!(f, "{comma}{peer}")?;
-    }
-    Ok(())
 }
