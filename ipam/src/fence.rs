@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
 
-use crate::addr::{Position, Span};
+use crate::addr::{Addr, Position, Span};
 use crate::allocator::Allocator;
 use crate::birth::Init;
 use crate::digest::{Digest, Fnv};
@@ -102,6 +102,14 @@ impl Allocator {
             return own;
         }
         in_at_least(others, &acked, &own)
+    }
+
+    /// First and last address of each part of our ranges that we may use, for simulations.
+    pub fn usable_ranges(&self, now: Instant) -> Vec<(Addr, Addr)> {
+        self.usable(now)
+            .into_iter()
+            .filter_map(Span::ends)
+            .collect()
     }
 
     /// Whether we are an elector that acknowledges itself: not while we wait for the outcome of a
