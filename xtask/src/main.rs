@@ -82,9 +82,9 @@ fn test() -> Result<(), String> {
 fn sim(more: &[&str]) -> Result<(), String> {
     run(cargo(
         "build of sim",
-        "build --release --workspace --locked --bin sim",
+        "build --workspace --locked --bin sim",
     ))?;
-    let program = built("release/sim")?;
+    let program = built("debug/sim")?;
     to_the_end(&Step {
         name: "sim",
         command: [&[program.as_str()], more]
