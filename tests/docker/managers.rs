@@ -51,11 +51,6 @@ fn when_another_takes_over_networks_and_addresses_stay_true() {
     set_up(&bed);
     join(&bed, "manager");
     plugins_are_known(&bed);
-    // A node that is gone is noticed sooner than a quarter of a minute later.
-    bed.ok(
-        "node01",
-        &["docker", "swarm", "update", "--dispatcher-heartbeat", "1s"],
-    );
     let others = ["node02", "node03"];
     bed.sh("node01", CREATE);
     serve(&bed, "node01", "web", 3);
