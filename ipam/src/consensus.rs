@@ -22,7 +22,7 @@ use weft_wire::PeerName;
 use crate::message::Message;
 
 /// How long a proposer waits for more promises than it needs.
-pub(crate) const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(300);
 /// The first pause before another attempt; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before another attempt.
@@ -47,26 +47,17 @@ pub struct Decree {
 }
 
 /// What an acceptor must never forget.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acceptor<D = Decree> {
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Acceptor {
     /// The highest ballot promised.
     pub promised: Option<Ballot>,
     /// The last decree accepted, and under which ballot.
-    pub accepted: Option<(Ballot, D)>,
+    pub accepted: Option<(Ballot, Decree)>,
 }
 
-impl<D> Default for Acceptor<D> {
-    fn default() -> Self {
-        Self {
-            promised: None,
-            accepted: None,
-        }
-    }
-}
-
-impl<D: Clone> Acceptor<D> {
+impl Acceptor {
     /// Promises to accept nothing below the ballot, or says what stands against it.
-    pub(crate) fn promise(&mut self, ballot: Ballot) -> Result<Option<(Ballot, D)>, Ballot> {
+    fn promise(&mut self, ballot: Ballot) -> Result<Option<(Ballot, Decree)>, Ballot> {
         if let Some(promised) = self.promised.filter(|promised| *promised > ballot) {
             return Err(promised);
         }
@@ -74,7 +65,7 @@ impl<D: Clone> Acceptor<D> {
         Ok(self.accepted.clone())
     }
 
-    pub(crate) fn accept(&mut self, ballot: Ballot, decree: &D) -> Result<(), Ballot> {
+    fn accept(&mut self, ballot: Ballot, decree: &Decree) -> Result<(), Ballot> {
         self.promise(ballot)?;
         self.accepted = Some((ballot, decree.clone()));
         Ok(())
@@ -158,15 +149,6 @@ impl Election {
         if let Some(retry) = &mut self.retry {
             *retry = (*retry).min(at);
             self.attempts = 0;
-        }
-    }
-
-    /// Who agreed to the attempt under way so far.
-    pub(crate) fn agreed(&self) -> BTreeSet<PeerName> {
-        match self.proposal.as_ref().map(|proposal| &proposal.phase) {
-            Some(Phase::Preparing { promises, .. }) => promises.keys().copied().collect(),
-            Some(Phase::Accepting { accepted, .. }) => accepted.clone(),
-            None => BTreeSet::new(),
         }
     }
 
@@ -260,7 +242,7 @@ impl Election {
     }
 
     fn propose(&mut self, field: Field<'_>, rng: &mut impl Rng, out: &mut Outbox, now: Instant) {
-        self.retry = Some(now + pause(self.attempts, rng));
+        self.retry = Some(now + self.pause(rng));
         self.attempts = self.attempts.saturating_add(1);
         self.highest_round = self.highest_round.saturating_add(1);
         let ballot = Ballot {
@@ -279,6 +261,15 @@ impl Election {
         });
         let prepare = |peer: &PeerName| (*peer, Message::Prepare { ballot });
         out.extend(field.reachable.iter().map(prepare));
+    }
+
+    /// Half to all of a pause that doubles with each attempt, so that two proposers do not outbid
+    /// each other for ever.
+    fn pause(&self, rng: &mut impl Rng) -> Duration {
+        let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
+        let full = FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY);
+        let half = full / 2;
+        half + half.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
     }
 
     /// Goes from promises to a decree: with a quorum, and everybody asked or the wait over.
@@ -323,15 +314,6 @@ impl Election {
         };
         chosen.then_some(decree)
     }
-}
-
-/// Half to all of a pause that doubles with each attempt, so that two proposers do not outbid
-/// each other for ever.
-pub(crate) fn pause(attempts: u32, rng: &mut impl Rng) -> Duration {
-    let factor = 1_u32.checked_shl(attempts).unwrap_or(u32::MAX);
-    let full = FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY);
-    let half = full / 2;
-    half + half.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -446,7 +428,6 @@ mod tests {
                 | Message::Adopted { .. }
                 | Message::Settled { .. }
                 | Message::Start
-                | Message::Council { .. }
                 | Message::Abstain) => panic!("no vote: {other:?}"),
             };
             self.wire.extend(reply.map(|reply| (to, from, reply)));

@@ -34,8 +34,6 @@ mod gossip;
 mod model;
 #[path = "../../tests/cluster/peer.rs"]
 mod peer;
-#[path = "../../tests/cluster/reclaim.rs"]
-mod reclaim;
 #[path = "../../tests/cluster/seeds.rs"]
 mod seeds;
 #[path = "../../tests/cluster/settled.rs"]

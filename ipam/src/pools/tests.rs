@@ -19,9 +19,6 @@ fn told(pools: &[&str]) -> PoolsConfig {
         init: Init::Consensus(None),
         targets: 0,
         reserved: Vec::new(),
-        times: crate::Times::DEFAULT,
-        rules: crate::Rules::KEPT,
-        uptime: std::time::Duration::ZERO,
     }
 }
 

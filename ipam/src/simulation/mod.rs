@@ -5,5 +5,3 @@ pub(crate) mod cluster;
 mod faults;
 mod merges;
 mod messages;
-mod reclaim;
-mod rulings;
