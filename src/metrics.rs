@@ -25,8 +25,6 @@ pub(crate) struct Counts<'a> {
     pub(crate) data: &'a Counters,
     /// Connections that ended after they were established.
     pub(crate) terminations: u64,
-    /// Pieces of relayed connections that neighbours sent too many of.
-    pub(crate) relayed_dropped: u64,
     pub(crate) gossip: weft_gossip::Counters,
     /// How often frames to a peer began to be carried by somebody else.
     pub(crate) carriers: Changes,
@@ -38,12 +36,6 @@ pub(crate) struct Counts<'a> {
 pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
     let mut registry = Registry::with_prefix("weft");
     mesh(&mut registry, report, counts.terminations);
-    counter(
-        &mut registry,
-        "relayed_dropped",
-        "Pieces of control connections between others that were not handed on, because too many came",
-        counts.relayed_dropped,
-    );
     gossip(&mut registry, &counts.gossip);
     fastdp(&mut registry, report, counts.carriers);
     data_path(&mut registry, counts.data);

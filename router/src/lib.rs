@@ -46,7 +46,6 @@ pub mod networks;
 pub mod offload;
 mod path;
 mod pulse;
-mod relays;
 mod router;
 pub mod routes;
 pub mod session;

@@ -32,7 +32,7 @@ pub struct Routes {
     /// name.
     pub flood: BTreeMap<PeerName, Vec<PeerName>>,
     /// For each peer that control messages get to, besides us, the neighbour they are passed to.
-    /// They go over connections that carry no frames yet, too, and not over those that are relayed themselves.
+    /// They go over connections that carry no frames yet, too.
     pub control: BTreeMap<PeerName, PeerName>,
 }
 
@@ -45,9 +45,9 @@ pub fn compute(topology: &Topology) -> Routes {
         return Routes::default();
     };
     let unicast = graph.next_hops(us);
-    let control = match topology.is_all_of_use() {
+    let control = match topology.is_all_established() {
         true => unicast.clone(),
-        false => Graph::new(topology, |link| !link.relayed).next_hops(us),
+        false => Graph::new(topology, |_| true).next_hops(us),
     };
     Routes {
         unicast,
@@ -324,13 +324,7 @@ mod tests {
     #[test]
     fn control_messages_go_over_connections_that_carry_no_frames_yet() {
         let mut topology = topology(peer(1), &[(peer(1), peer(2)), (peer(2), peer(3))]);
-        let pending = BTreeMap::from([(
-            peer(2),
-            LinkState {
-                established: false,
-                relayed: false,
-            },
-        )]);
+        let pending = BTreeMap::from([(peer(2), LinkState { established: false })]);
         topology.set_own(pending);
         let routes = compute(&topology);
         assert!(routes.unicast.is_empty());
@@ -386,10 +380,7 @@ mod tests {
     fn topology(us: PeerName, edges: &[(PeerName, PeerName)]) -> Topology {
         let mut links: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (a, b) in edges.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]) {
-            let link = LinkState {
-                established: true,
-                relayed: false,
-            };
+            let link = LinkState { established: true };
             links.entry(a).or_default().insert(b, link);
         }
         let mut topology = Topology::new(us);

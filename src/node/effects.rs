@@ -1,6 +1,6 @@
 //! What the machines want done, and what gossip brings: the crossings between them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,21 +82,11 @@ impl Node {
                     session.remote = addr;
                     self.mesh.stale = true;
                 }
-                self.publish_links().await;
             }
             RouterEvent::SendHeartbeat { conn, heartbeat } => {
                 if let Some(session) = self.mesh.sessions.get(&conn) {
                     self.data
                         .send_heartbeat(&session.send, session.remote, heartbeat);
-                }
-            }
-            RouterEvent::Punch {
-                conn,
-                to,
-                heartbeat,
-            } => {
-                if let Some(session) = self.mesh.sessions.get(&conn) {
-                    self.data.send_heartbeat(&session.send, to, heartbeat);
                 }
             }
             RouterEvent::SendProbe { conn, probe } => {
@@ -132,9 +122,7 @@ impl Node {
             }
             RouterEvent::Disconnected { peer, why, reason } => {
                 match reason {
-                    Some(
-                        RefusalReason::Unneeded | RefusalReason::Limit | RefusalReason::Duplicate,
-                    ) => {
+                    Some(RefusalReason::Unneeded | RefusalReason::Limit) => {
                         debug!(%peer, why, "disconnected");
                     }
                     Some(_) | None => {
@@ -308,23 +296,19 @@ impl Node {
         connections
             .filter_map(|c| {
                 let (peer, remote) = (c.peer?.0, c.remote?);
-                let state = states.get(&peer)?;
-                let address = if state.relayed {
-                    // Nobody has dialled it; this is where it is.
-                    c.datagrams?
-                } else if c.outbound {
-                    remote
+                let established = states.get(&peer)?.established;
+                let port = if c.outbound {
+                    remote.port()
                 } else {
-                    SocketAddr::new(remote.ip(), *self.mesh.ports.get(&peer)?)
+                    *self.mesh.ports.get(&peer)?
                 };
+                let address = SocketAddr::new(remote.ip(), port);
                 Some((
                     peer,
                     Link {
-                        established: state.established,
+                        established,
                         outbound: c.outbound,
                         address,
-                        datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
-                        relayed: state.relayed,
                     },
                 ))
             })
@@ -434,7 +418,6 @@ impl Node {
                     *to,
                     LinkState {
                         established: link.established,
-                        relayed: link.relayed,
                     },
                 )
             })
@@ -449,26 +432,15 @@ impl Node {
             return;
         }
         let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
-        let links = self.mesh.links.values();
-        let links: Vec<_> = links.filter_map(|links| links.get(&peer)).collect();
-        // Nobody can dial what is relayed.
-        let seen = links.iter().filter(|link| !link.relayed);
-        let seen = seen.map(|link| link.address);
+        let seen = self.mesh.links.values();
+        let seen = seen.filter_map(|links| Some(links.get(&peer)?.address));
         let addresses = nearness::in_order(
             advertised.map_or(&[], Vec::as_slice),
             seen,
             &self.mesh.subnets,
         );
-        let datagrams = links.iter().filter_map(|link| match link.relayed {
-            true => Some(link.address),
-            false => link.datagrams,
-        });
-        let datagrams: BTreeSet<_> = datagrams.collect();
-        let info = PeerInfo {
-            addresses,
-            datagrams: datagrams.into_iter().collect(),
-        };
-        self.router.handle_peer_info(peer, info, now);
+        self.router
+            .handle_peer_info(peer, PeerInfo { addresses }, now);
     }
 
     /// Takes a container whose address belongs to another one off the network: the data plane lets

@@ -41,7 +41,6 @@ impl Node {
         let counts = Counts {
             data: self.data.counters(),
             terminations: self.mesh.terminations,
-            relayed_dropped: self.router.relayed_dropped(),
             gossip: self.mesh.gossip.counters(),
             carriers: self.fast.changes,
             queries: resolver.map(|r| r.counters().collect()).unwrap_or_default(),

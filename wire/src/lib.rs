@@ -22,7 +22,6 @@ pub mod message;
 mod network;
 pub mod packet;
 mod peer;
-pub mod relayed;
 pub mod resolution;
 
 pub use error::Malformed;

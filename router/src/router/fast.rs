@@ -45,9 +45,7 @@ impl Router {
 
     /// What a peer's connection is like may have changed.
     pub(super) fn update_fast(&mut self, conn: ConnId, now: Instant) {
-        let link = self.conns.links.get(&conn);
-        // A relayed one has no words for it.
-        let Some(link) = link.filter(|_| !self.conns.relays.contains(conn)) else {
+        let Some(link) = self.conns.links.get(&conn) else {
             return;
         };
         let (Some(hello), Some(up)) = (&link.hello, link.up()) else {

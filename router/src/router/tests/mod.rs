@@ -5,7 +5,6 @@ mod fast;
 mod life;
 mod net;
 mod strangers;
-mod through;
 
 use super::*;
 use crate::link::Up;
