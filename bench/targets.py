@@ -114,7 +114,7 @@ judge("the same, of boringtun", ratios(on, "weft", "pp.p99", "boringtun"), 1, le
 for loss, percent in (("loss10", "1 %"), ("loss50", "5 %")):
     for peer in ("fastdsalsa", "vpncloud"):
         judge(f"{percent} loss, of {peer}", ratios(parts[loss], f"weft_{loss}", "tcp1.gbps", f"{peer}_{loss}"), 1)
-judge("MB of memory after load, a router", [both / 2 for both in values(on, "weft", "rss_after")], 30, least=False)
+judge("MB of memory after load, both routers", values(on, "weft", "rss_after"), 30, least=False)
 errors = {(n, e) for runs in parts.values() for n, rounds in runs.items() for run in rounds.values() for e in run["errors"]}
 for name, error in sorted(errors):
     print(f"\n* {name}: {error.strip()[:200]}")
