@@ -176,6 +176,15 @@ impl Bed {
         PathBuf::from(format!("/proc/{}/root{path}", self.host(host).first))
     }
 
+    /// Launches a router on each host, with these arguments, and connects all to the first.
+    #[track_caller]
+    pub(crate) fn launch(&self, args: &[&str]) {
+        for host in self.names() {
+            let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
+            self.ok(&host, &[&["weft", "launch"], args, peers].concat());
+        }
+    }
+
     /// Starts a host's dockerd and waits until it answers.
     #[track_caller]
     pub(crate) fn start_docker(&self, host: &str) {

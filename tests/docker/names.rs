@@ -5,21 +5,14 @@ use std::collections::BTreeSet;
 use super::bed::Bed;
 use super::command::{PATIENCE, SOON, ensure, eventually};
 use super::images::BUSYBOX;
+use super::networks::network_is_there;
 
 /// Docker, a router and the plugin on this many hosts.
 #[track_caller]
 fn hosts(count: usize) -> Bed {
     let bed = Bed::up(count);
-    for host in bed.names() {
-        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
-        bed.ok(&host, &[&["weft", "launch"], peers].concat());
-    }
-    bed.on_all(|bed, host| {
-        eventually("Docker has the network weft", SOON, || {
-            let found = bed.on(host, &["docker", "network", "inspect", "weft"]);
-            ensure(found.code == Some(0), found.said)
-        });
-    });
+    bed.launch(&[]);
+    bed.on_all(network_is_there);
     bed
 }
 

@@ -11,17 +11,14 @@ use super::images::BUSYBOX;
 #[track_caller]
 fn hosts_with_networks(count: usize) -> Bed {
     let bed = Bed::up(count);
-    for host in bed.names() {
-        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
-        bed.ok(&host, &[&["weft", "launch"], peers].concat());
-    }
+    bed.launch(&[]);
     bed.on_all(network_is_there);
     bed
 }
 
 /// Waits for the network that the plugin makes of itself.
 #[track_caller]
-fn network_is_there(bed: &Bed, host: &str) {
+pub(crate) fn network_is_there(bed: &Bed, host: &str) {
     eventually("Docker has the network weft", SOON, || {
         let found = bed.on(host, &["docker", "network", "inspect", "weft"]);
         ensure(found.code == Some(0), format!("{found:?}"))

@@ -12,10 +12,7 @@ use super::images::BUSYBOX;
 #[track_caller]
 fn hosts(count: usize, launch: &[&str]) -> Bed {
     let bed = Bed::up(count);
-    for host in bed.names() {
-        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
-        bed.ok(&host, &[&["weft", "launch"], launch, peers].concat());
-    }
+    bed.launch(launch);
     bed
 }
 

@@ -14,12 +14,11 @@ pub(crate) const CREATE: &str =
 #[track_caller]
 pub(crate) fn hosts(count: usize) -> Bed {
     let bed = Bed::up(count);
-    for host in bed.names() {
-        // Docker looks for a newer image first; here the look-up of the registry's name fails at once.
-        bed.sh(&host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
-        let peers: &[&str] = if host == "node01" { &[] } else { &["node01"] };
-        bed.ok(&host, &[&["weft", "launch"], peers].concat());
-    }
+    // Docker looks for a newer image first; here the look-up of the registry's name fails at once.
+    bed.on_all(|bed, host| {
+        bed.sh(host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
+    });
+    bed.launch(&[]);
     bed
 }
 

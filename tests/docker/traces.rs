@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::bed::Bed;
 use super::command::{PATIENCE, SOON, ensure, eventually};
 use super::images::BUSYBOX;
+use super::networks::network_is_there;
 
 /// What can be left: links, routes, rules, namespaces, sockets, files in `/run`, processes. Counters are left
 /// out, and Docker's namespaces, which it takes away when it likes; and so is the folder `/run/weft`, which may be
@@ -46,10 +47,7 @@ fn nothing_is_left_after_a_reset_however_weft_was_used() {
             let run = format!("docker run -d --name {name} {more} {BUSYBOX} sleep infinity");
             bed.sh(host, &run);
         };
-        eventually("Docker has the network weft", SOON, || {
-            let found = bed.on(host, &["docker", "network", "inspect", "weft"]);
-            ensure(found.code == Some(0), found.said)
-        });
+        network_is_there(bed, host);
         run("runtime", "--runtime=weft");
         run("blue", "--runtime=weft -e WEFT_NETWORK=blue");
         run("plugin", "--net=weft -p 8080:80");

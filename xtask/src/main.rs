@@ -84,14 +84,11 @@ fn sim(more: &[&str]) -> Result<(), String> {
         "build of sim",
         "build --workspace --locked --bin sim",
     ))?;
-    let program = built("debug/sim")?;
+    let mut command = vec![built("debug/sim")?];
+    command.extend(more.iter().map(|word| (*word).to_owned()));
     to_the_end(&Step {
         name: "sim",
-        command: [&[program.as_str()], more]
-            .concat()
-            .iter()
-            .map(|word| (*word).to_owned())
-            .collect(),
+        command,
         env: Vec::new(),
     })
 }
