@@ -1,5 +1,7 @@
 //! Two hosts from one disk image: the copy is found out before it does harm, and nobody is taken down.
 
+use std::time::SystemTime;
+
 use weft_api::report::Report;
 
 use super::support::{Lab, SOON, connections, ensure, eventually, possible};
@@ -64,6 +66,7 @@ fn a_copy_that_runs_beside_the_first_harms_nobody_and_is_mended_by_a_new_identit
     let copy = folder.path().join("state.json").display().to_string();
     lab.ok("host3", &["weft", "launch"]);
     lab.ok("host1", &["weft", "launch", "host3"]);
+    let launched = unix_seconds();
     for n in [1, 3] {
         let (host, name, target) = (format!("host{n}"), format!("c{n}"), format!("netns:c{n}"));
         lab.ok(&host, &["weft", "attach", "--name", &name, &target]);
@@ -75,6 +78,10 @@ fn a_copy_that_runs_beside_the_first_harms_nobody_and_is_mended_by_a_new_identit
     lab.ok("host1", &["cp", STATE, &copy]);
     lab.ok("host2", &["mkdir", "-p", "/var/lib/weft"]);
     lab.ok("host2", &["cp", &copy, STATE]);
+    // Who came first is told by whole seconds; in the same one, chance would decide.
+    eventually("it is another second", SOON, || {
+        ensure(unix_seconds() > launched, String::new())
+    });
     lab.ok("host2", &["weft", "launch", "host1", "host3"]);
     assert_eq!(lab.report("host2").router.name, original);
     for host in ["host1", "host2"] {
@@ -96,6 +103,10 @@ fn a_copy_that_runs_beside_the_first_harms_nobody_and_is_mended_by_a_new_identit
     for (from, to) in [("c2", "c1"), ("c3", "c2"), ("c1", "c3")] {
         lab.pings(from, to, SOON);
     }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
 
 /// Gives a host hardware of its own, as far as the router can see: UUID and MAC of its physical link.
