@@ -1,80 +1,89 @@
 //! Telling the neighbours who has an address now (gratuitous ARP, RFC 5227 §3): a container that
 //! comes with an address another one had before would else not be heard until old entries expire.
+//!
+//! The kernel announces the addresses of a link that it was asked to notify of, whenever the link's MAC is
+//! set, be it to what it was. A packet socket could say the same, but closing one waits until every
+//! processor has been through the scheduler, some 15 ms in which a container does not start.
 
-use std::io;
-use std::net::Ipv4Addr;
-
+use rtnetlink::packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
 use weft_wire::MacAddr;
 
-use crate::packet::PacketSender;
+use crate::{Netlink, NetlinkError};
 
-/// Announces an address from a link of this thread's network namespace.
-///
-/// # Errors
-/// If packet sockets are not allowed here, or the link is down.
-pub(crate) fn announce(index: u32, mac: MacAddr, addr: Ipv4Addr) -> io::Result<()> {
-    PacketSender::new()?.send(index, &announcement(mac, addr))
-}
-
-/// ```text
-///  0                   6                   12        14
-/// | broadcast         | mac               | 08 06   |          Ethernet
-/// | 00 01 | 08 00 | 6 | 4 | 00 01 |                            Ethernet, IPv4, request
-/// | mac                   | addr          |                    sender
-/// | 00 00 00 00 00 00     | addr          |                    target
-/// ```
-fn announcement(mac: MacAddr, addr: Ipv4Addr) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(42);
-    frame.extend(MacAddr::BROADCAST.to_bytes());
-    frame.extend(mac.to_bytes());
-    frame.extend([0x08, 0x06]);
-    frame.extend([0x00, 0x01, 0x08, 0x00, 6, 4, 0x00, 0x01]);
-    frame.extend(mac.to_bytes());
-    frame.extend(addr.octets());
-    frame.extend([0; 6]);
-    frame.extend(addr.octets());
-    frame
+impl Netlink {
+    /// Announces all IPv4 addresses of a link that is up, and whose MAC this is. From here on the kernel
+    /// does so by itself when the link comes up again.
+    ///
+    /// # Errors
+    /// If there is no such link.
+    pub(crate) async fn announce(&self, name: &str, mac: MacAddr) -> Result<(), NetlinkError> {
+        let action = || format!("announce the addresses of {name}");
+        let mut conf = InetDevConf::default();
+        conf.arp_notify = 1;
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![inet]);
+        let notify = self.change(name).await?.append_extra_attribute(attribute);
+        self.apply(notify, action).await?;
+        let again = self.change(name).await?.address(mac.to_bytes().to_vec());
+        self.apply(again, action).await
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::links::mac_of;
     use crate::tap::{HEADER_LEN, Tap};
     use crate::testing;
 
-    #[test]
-    fn an_announcement_says_the_address_twice() {
-        let mac = MacAddr::from_bytes([2, 0, 0, 0, 0, 7]);
-        let frame = announcement(mac, Ipv4Addr::new(10, 32, 0, 1));
-        assert_eq!(frame.len(), 42);
-        assert_eq!(&frame[..6], [0xff; 6]);
-        assert_eq!(&frame[12..22], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-        assert_eq!(&frame[28..32], [10, 32, 0, 1]);
-        assert_eq!(&frame[38..42], [10, 32, 0, 1]);
+    /// ```text
+    ///  0                   6                   12        14
+    /// | broadcast         | mac               | 08 06   |          Ethernet
+    /// | 00 01 | 08 00 | 6 | 4 | 00 01 |                            Ethernet, IPv4, request
+    /// | mac                   | addr          |                    sender
+    /// | anything              | addr          |                    target
+    /// ```
+    fn announced(frame: &[u8], mac: MacAddr) -> Option<[u8; 4]> {
+        let mac = &mac.to_bytes()[..];
+        let begin = [&[0xff; 6], mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], mac].concat();
+        let sender = frame.strip_prefix(&begin[..])?.first_chunk()?;
+        (frame.get(38..42) == Some(&sender[..])).then_some(*sender)
     }
 
     #[test]
-    fn an_announcement_leaves_by_its_link() {
+    fn all_addresses_of_a_link_are_announced_as_often_as_wanted() {
         testing::in_namespace(async |netlink, _| {
             let tap = Tap::attach("weft-tap").unwrap();
             netlink.set_no_own_addresses("weft-tap").await.unwrap();
+            let addresses = [[10, 32, 0, 1], [10, 32, 0, 2], [10, 99, 0, 1]];
+            for addr in addresses {
+                netlink
+                    .add_address("weft-tap", addr.into(), 16)
+                    .await
+                    .unwrap();
+            }
             netlink.set_up("weft-tap").await.unwrap();
-            let link = netlink.link("weft-tap").await.unwrap();
-            let mac = mac_of(&link).unwrap();
-            let addr = Ipv4Addr::new(10, 32, 0, 1);
-            announce(link.header.index, mac, addr).unwrap();
-            let mut buf = [0; 128];
-            let len = tap.recv(&mut buf).unwrap();
-            assert_eq!(&buf[HEADER_LEN..len], announcement(mac, addr));
+            let mac = mac_of(&netlink.link("weft-tap").await.unwrap()).unwrap();
+            for _ in 0..2 {
+                netlink.announce("weft-tap", mac).await.unwrap();
+                // Those that are not the first of their subnet come last.
+                let heard = addresses.map(|_| {
+                    let mut buf = [0; 128];
+                    let len = tap.recv(&mut buf).unwrap();
+                    announced(&buf[HEADER_LEN..len], mac)
+                });
+                let heard: BTreeSet<_> = heard.into_iter().collect();
+                assert_eq!(heard, addresses.map(Some).into());
+            }
         });
     }
 
     #[test]
     fn a_link_that_is_not_there_is_an_error() {
-        testing::in_namespace(async |_, _| {
-            assert!(announce(4711, MacAddr::default(), Ipv4Addr::LOCALHOST).is_err());
-            assert!(announce(u32::MAX, MacAddr::default(), Ipv4Addr::LOCALHOST).is_err());
+        testing::in_namespace(async |netlink, _| {
+            assert!(netlink.announce("none", MacAddr::default()).await.is_err());
         });
     }
 }

@@ -35,7 +35,7 @@ use crate::links::{
 };
 use crate::netlink::Asked;
 use crate::netns::{EnterError, NetNs, with_netlink};
-use crate::{Netlink, NetlinkError, arp};
+use crate::{Netlink, NetlinkError};
 
 /// What interface a container should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -355,7 +355,7 @@ impl Attempt {
         let mac = mac_of(&link).ok_or_else(|| AttachError::NoMac(ifname.clone()))?;
         self.add_routes(link.header.index).await?;
         wait_until_forwarding(&self.ends.host, &host_ifname).await;
-        self.announce(link.header.index, mac);
+        self.announce(mac).await;
         Ok(Attached { mac, host_ifname })
     }
 
@@ -380,14 +380,10 @@ impl Attempt {
 
     /// The container can be reached without it, only not at once by those who knew the address
     /// before.
-    fn announce(&self, index: u32, mac: MacAddr) {
-        for (addr, _) in &self.spec.addresses {
-            let IpAddr::V4(addr) = addr else {
-                continue;
-            };
-            if let Err(error) = arp::announce(index, mac, *addr) {
-                warn!(%addr, %error, "the neighbours were not told of the address");
-            }
+    async fn announce(&self, mac: MacAddr) {
+        let ifname = &self.spec.ifname;
+        if let Err(error) = self.ends.there.announce(ifname, mac).await {
+            warn!(ifname, %error, "the neighbours were not told of the container's addresses");
         }
     }
 }

@@ -300,7 +300,10 @@ impl Netlink {
             .to(action)
     }
 
-    async fn change(&self, name: &str) -> Result<LinkMessageBuilder<LinkUnspec>, NetlinkError> {
+    pub(crate) async fn change(
+        &self,
+        name: &str,
+    ) -> Result<LinkMessageBuilder<LinkUnspec>, NetlinkError> {
         Ok(LinkUnspec::new_with_index(self.link_index(name).await?))
     }
 }
