@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use thiserror::Error;
-use tracing::warn;
+use tracing::{debug, warn};
 use weft_net::netns::NetNs;
 use weft_wire::NetworkKeyError;
 
@@ -38,27 +38,45 @@ impl Proxy {
         request: Request<Incoming>,
         name: &str,
     ) -> Result<Response<Body>, ProxyError> {
+        // Most are not marked. Asked before, since while a container starts Docker says nothing of it; if it
+        // says nothing now, it is asked again afterwards.
+        let marked = match self.look_for_mark(name).await {
+            Ok(found) => found.is_some(),
+            Err(error) => {
+                debug!(container = name, %error, "whether it is to be attached is seen later");
+                true
+            }
+        };
         let answer = self.pass(request.map(BodyExt::boxed)).await?;
-        if answer.status() == StatusCode::NO_CONTENT {
+        if marked && answer.status() == StatusCode::NO_CONTENT {
             self.attach_marked(name).await?;
         }
         Ok(answer)
     }
 
-    async fn attach_marked(&self, name: &str) -> Result<(), ProxyError> {
+    /// What Docker says of a container, if it is there and was marked.
+    async fn look_for_mark(
+        &self,
+        name: &str,
+    ) -> Result<Option<ContainerInspectResponse>, ProxyError> {
         let path = format!("/containers/{name}/json");
         let (status, found) = self.daemon.ask(Method::GET, &path).await?;
         if !status.is_success() {
-            // It is gone already, as one that was run with --rm and was quick.
-            return Ok(());
+            return Ok(None);
         }
         let found: ContainerInspectResponse =
             serde_json::from_value(found).map_err(ProxyError::Answer)?;
         let config = found.config.as_ref();
         let labels = config.and_then(|c| c.labels.as_ref());
-        if !labels.is_some_and(|labels| labels.contains_key(MARK)) {
+        let marked = labels.is_some_and(|labels| labels.contains_key(MARK));
+        Ok(marked.then_some(found))
+    }
+
+    async fn attach_marked(&self, name: &str) -> Result<(), ProxyError> {
+        // It may be gone already, as one that was run with --rm and was quick.
+        let Some(found) = self.look_for_mark(name).await? else {
             return Ok(());
-        }
+        };
         if let Err(error) = self.attach(name, found).await {
             let kill = format!("/containers/{name}/kill");
             if let Err(error) = self.daemon.ask(Method::POST, &kill).await {
