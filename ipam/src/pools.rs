@@ -85,8 +85,8 @@ pub struct Pools {
     unsynced: BTreeMap<PeerName, BTreeSet<Cidr>>,
     neighbours: BTreeSet<PeerName>,
     reachable: BTreeSet<PeerName>,
-    /// Pools others have that cannot be ours too, and why: the last peer that spoke of each.
-    strange: BTreeMap<Cidr, (PeerName, AddPoolError)>,
+    /// Pools others have that cannot be ours too, who spoke of them, and why not.
+    strange: BTreeMap<(Cidr, PeerName), AddPoolError>,
     /// Comes after all that the allocators have to say: so what moved from one pool to another is on
     /// the disk in its new place before it goes from the old one.
     out: VecDeque<Event>,
@@ -277,8 +277,6 @@ impl Pools {
         for allocator in self.allocators.values_mut() {
             allocator.set_reachable(peers.clone(), now);
         }
-        let here = |peer: &PeerName| peers.contains(peer) || self.neighbours.contains(peer);
-        self.strange.retain(|_, (peer, _)| here(peer));
         self.reachable = peers;
     }
 
@@ -299,7 +297,6 @@ impl Pools {
         self.forget_synced(neighbour);
         self.neighbours.remove(&neighbour);
         self.unsynced.remove(&neighbour);
-        self.strange.retain(|_, (peer, _)| *peer != neighbour);
         for allocator in self.allocators.values_mut() {
             allocator.handle_disconnected(neighbour, now);
         }
@@ -310,6 +307,11 @@ impl Pools {
         if let Some(allocator) = self.heard_of(peer, pool, now) {
             allocator.handle_digest(peer, digest, now);
         }
+    }
+
+    /// A peer announces no ring of this pool any more.
+    pub fn handle_digest_gone(&mut self, peer: PeerName, pool: Cidr) {
+        self.strange.remove(&(pool, peer));
     }
 
     /// Another peer's allocator sent this. What is about a pool that cannot be ours too is dropped;
@@ -386,10 +388,21 @@ impl Pools {
         self.allocators.get(&self.default_pool()?)
     }
 
-    /// Pools that peers speak of and that cannot be ours too, and why: no frames flow to them.
+    /// Pools that peers speak of and that cannot be ours too, one of those peers, and why: no frames flow to
+    /// them.
     pub fn strange(&self) -> impl Iterator<Item = (Cidr, PeerName, AddPoolError)> {
-        let strange = self.strange.iter();
-        strange.map(|(pool, (peer, why))| (*pool, *peer, *why))
+        let here = self.strange.iter();
+        let mut here = here.filter(|((_, peer), _)| self.is_here(peer)).peekable();
+        std::iter::from_fn(move || {
+            let ((pool, peer), why) = here.next()?;
+            while here.next_if(|((next, _), _)| next == pool).is_some() {}
+            Some((*pool, *peer, *why))
+        })
+    }
+
+    /// What a peer said of its pools stands while the way to it is lost: it is not said again.
+    fn is_here(&self, peer: &PeerName) -> bool {
+        self.reachable.contains(peer) || self.neighbours.contains(peer)
     }
 
     fn default_pool(&self) -> Option<Cidr> {

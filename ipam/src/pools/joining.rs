@@ -12,6 +12,7 @@ use super::{AddPoolError, MAX_POOLS, Pools};
 use crate::addr::Cidr;
 use crate::allocator::Allocator;
 use crate::birth::Init;
+use crate::digest::Digest;
 use crate::event::{Config, Event};
 use crate::saved::{LoadError, Saved};
 
@@ -35,8 +36,14 @@ impl Pools {
         if !self.allocators.contains_key(&pool)
             && let Err(why) = self.join(pool, now)
         {
-            if self.strange.len() < MAX_POOLS || self.strange.contains_key(&pool) {
-                self.strange.insert(pool, (peer, why));
+            if self.strange.len() >= MAX_STRANGE {
+                let (reachable, neighbours) = (&self.reachable, &self.neighbours);
+                let is_here =
+                    |peer: &PeerName| reachable.contains(peer) || neighbours.contains(peer);
+                self.strange.retain(|(_, peer), _| is_here(peer));
+            }
+            if self.strange.len() < MAX_STRANGE {
+                self.strange.insert((pool, peer), why);
             }
             return None;
         }
@@ -113,7 +120,14 @@ impl Pools {
         };
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        Allocator::new(config, saved, seed, now)
+        let mut allocator = Allocator::new(config, saved, seed, now)?;
+        // A range we were told is made known before there is a ring: those further away have no other way
+        // to hear that theirs overlaps it.
+        if self.is_told(pool) && allocator.digest() == Digest::NONE {
+            allocator.announce();
+            allocator.flush();
+        }
+        Ok(allocator)
     }
 
     /// Moves all that a pool has here to the one around it.
@@ -136,3 +150,6 @@ impl Pools {
         self.out.push_back(Event::Forget(pool));
     }
 }
+
+/// How many words of peers about pools that cannot be ours are kept.
+const MAX_STRANGE: usize = 1024;

@@ -146,3 +146,21 @@ fn a_saved_pool_around_the_one_we_are_told_of_is_left_alone() {
         .position(|event| *event == Event::Forget("10.32.5.0/24".parse().unwrap()));
     assert!(persisted.is_some() && persisted < forgotten, "{events:?}");
 }
+
+#[test]
+fn what_a_peer_said_once_of_its_pools_stands_whatever_becomes_of_the_way_to_it() {
+    let mut pools = pools(&["10.32.0.0/24"]);
+    let (now, around) = (start(), "10.32.0.0/16".parse().unwrap());
+    pools.handle_digest(peer(3), around, Digest::NONE, now);
+    for (reachable, strange) in [(vec![2], 0), (vec![2, 3], 1), (vec![2], 0), (vec![2, 3], 1)] {
+        pools.set_reachable(reachable.iter().map(|n| peer(*n)).collect(), now);
+        assert_eq!(pools.strange().count(), strange, "{reachable:?}");
+    }
+    // Another one says the same for a while.
+    pools.handle_digest(peer(2), around, Digest::NONE, now);
+    assert_eq!(pools.strange().count(), 1);
+    pools.handle_digest_gone(peer(2), around);
+    assert_eq!(pools.strange().count(), 1);
+    pools.handle_digest_gone(peer(3), around);
+    assert_eq!(pools.strange().count(), 0);
+}
