@@ -65,10 +65,11 @@ impl Choice {
         }
     }
 
-    /// Frames of ours have been sent to this peer in the last moments.
-    pub(crate) fn handle_demand(&mut self, peer: PeerName, now: Instant) {
+    /// Frames of ours have been sent to this peer in the last moments; whether it is wanted from now on for
+    /// that.
+    pub(crate) fn handle_demand(&mut self, peer: PeerName, now: Instant) -> bool {
         if !self.is_sparse {
-            return;
+            return false;
         }
         let demand = self.demand.entry(peer).or_insert(Demand {
             since: now,
@@ -79,20 +80,23 @@ impl Choice {
             demand.since = now;
         }
         demand.last = now;
-        if !demand.is_wanted && now.saturating_duration_since(demand.since) >= DEMAND {
+        let is_new = !demand.is_wanted && now.saturating_duration_since(demand.since) >= DEMAND;
+        if is_new {
             demand.is_wanted = true;
             self.look_at = Some(now);
         }
+        is_new
     }
 
-    /// Looks anew at who is to be connected with. `peers` are all there are, us included; `is_usable` says of
-    /// one whether it is connected or may well be.
+    /// Looks anew at who is to be connected with; who has come to be beside us. `peers` are all there are, us
+    /// included; `is_usable` says of one whether it is connected or may well be.
     pub(crate) fn look(
         &mut self,
         peers: &BTreeSet<PeerName>,
         is_usable: impl Fn(PeerName) -> bool,
         now: Instant,
-    ) {
+    ) -> Vec<PeerName> {
+        let before = std::mem::take(&mut self.beside);
         let others = peers.len().saturating_sub(1);
         self.is_sparse = match self.is_sparse {
             false => self.limit > 0 && others > self.limit,
@@ -104,10 +108,10 @@ impl Choice {
                 .retain(|_, demand| now.saturating_duration_since(demand.last) < IDLE);
             self.look_at = Some(now + LOOK);
         } else {
-            self.beside.clear();
             self.demand.clear();
             self.look_at = None;
         }
+        self.beside.difference(&before).copied().collect()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {

@@ -30,7 +30,12 @@ pub(super) enum Room {
 impl Router {
     /// Frames that were captured here have been sent to this peer in the last moments, be it over others.
     pub fn handle_demand(&mut self, peer: PeerName, now: Instant) {
-        self.choice.handle_demand(peer, now);
+        // It may have been full long ago, when everybody was dialled.
+        if self.choice.handle_demand(peer, now)
+            && let Some(dial) = self.discovery.dial(peer)
+        {
+            dial.hurry(now);
+        }
     }
 
     /// Whether there are so many peers that we are connected with some of them only.
@@ -46,7 +51,15 @@ impl Router {
         peers.extend(self.conns.peers.keys());
         let (conns, discovery) = (&self.conns, &self.discovery);
         let is_usable = |peer| conns.peers.contains_key(&peer) || discovery.is_hopeful(peer);
-        self.choice.look(&peers, is_usable, now);
+        let came_beside = self.choice.look(&peers, is_usable, now);
+        for peer in came_beside {
+            // What was in the way when it was none of ours may be so no more.
+            if let Some(dial) = self.discovery.dial(peer)
+                && dial.error().is_some()
+            {
+                dial.hurry(now);
+            }
+        }
         let choice = &self.choice;
         self.discovery
             .wake(|peer| choice.wants(peer), &mut self.rng, now);
@@ -76,10 +89,13 @@ impl Router {
         }
     }
 
-    /// How long to wait after a peer had no room for us: it may be the only one we know.
-    pub(super) fn while_full(&mut self) -> Duration {
-        let connected = self.conns.links.values().any(Link::is_established);
-        let about = if connected { OTHERS_DO } else { ALONE };
+    /// How long to wait after a peer had no room for us: it may be the only one we know, or one that will make
+    /// room when it has heard that we stand beside it.
+    pub(super) fn while_full(&mut self, dialled: &Origin) -> Duration {
+        let beside = |peer| self.choice.is_beside(peer);
+        let is_beside = matches!(dialled, Origin::Discovered(found) if beside(found.peer));
+        let others_do = !is_beside && self.conns.links.values().any(Link::is_established);
+        let about = if others_do { OTHERS_DO } else { SOON };
         spread(about, &mut self.rng)
     }
 
@@ -137,7 +153,7 @@ impl Router {
 const SETTLED: Duration = Duration::from_secs(30);
 /// Connections let go at one look, so that a mesh that has grown too large thins out calmly.
 const MAX_LET_GO: usize = 4;
-/// About how long a peer that is full is left alone by one that has other neighbours, and by one that has
-/// none.
+/// About how long a peer that is full is left alone by one that has other neighbours; and by one that has
+/// none, or stands beside it.
 const OTHERS_DO: Duration = Duration::from_secs(300);
-const ALONE: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);

@@ -38,7 +38,7 @@ impl Router {
         }
         let mut ended = describe(&link, &end, self.config.identity.public(), now);
         if ended.reason == Some(RefusalReason::Limit) {
-            ended.at_least = self.while_full();
+            ended.at_least = self.while_full(&link.origin);
         }
         self.remember(&link, &end, &ended, now);
         self.succeed(conn, &link, &end, &ended, now);
