@@ -94,10 +94,12 @@ impl Mesh {
 
     fn compute(&mut self) -> bool {
         self.due = None;
-        let routes = routes::compute(&self.topology);
-        let changed = routes != self.routes;
-        self.routes = routes;
-        changed
+        let routes = routes::changed(&self.topology, Some(&self.routes));
+        if let Some(routes) = routes {
+            self.routes = routes;
+            return true;
+        }
+        false
     }
 }
 

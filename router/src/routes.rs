@@ -18,48 +18,85 @@
 //! [`crate::flood::Seen`] take care of that.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use weft_wire::PeerName;
 
 use crate::topology::{LinkState, Topology};
 
 /// Where frames go from here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Routes {
     /// For each reachable peer besides us, the neighbour that frames for it are sent to.
     pub unicast: BTreeMap<PeerName, PeerName>,
-    /// For each reachable origin, us included, the neighbours we send its flooded frames to, by
-    /// name.
-    pub flood: BTreeMap<PeerName, Vec<PeerName>>,
     /// For each peer that control messages get to, besides us, the neighbour they are passed to.
     /// They go over connections that carry no frames yet, too.
     pub control: BTreeMap<PeerName, PeerName>,
+    us: usize,
+    /// What frames go over, and what control messages do.
+    frames: Graph,
+    all: Graph,
+    flood: OnceLock<BTreeMap<PeerName, Vec<PeerName>>>,
 }
 
-/// Computes our routes.
+/// Computes our routes; the broadcast trees when somebody first asks for them.
 ///
-/// For n peers with e connections between them the cost is O(n² + e·n / 64), see `docs/mesh.md` for times.
+/// For n peers with e connections between them the cost is O(e·log n), and O(n² + e·n / 64) for the trees, see
+/// `docs/mesh.md` for times.
 pub fn compute(topology: &Topology) -> Routes {
-    let graph = Graph::new(topology, |link| link.established);
-    let Some(us) = graph.position(topology.us()) else {
-        return Routes::default();
+    changed(topology, None).unwrap_or_default()
+}
+
+/// Computes our routes; none if they are those from `before`, as after most news of a large mesh: of a
+/// connection that comes up there are several.
+pub(crate) fn changed(topology: &Topology, before: Option<&Routes>) -> Option<Routes> {
+    let frames = Graph::new(topology, |link| link.established);
+    let all = match topology.is_all_established() {
+        true => frames.clone(),
+        false => Graph::new(topology, |_| true),
     };
-    let unicast = graph.next_hops(us);
-    let control = match topology.is_all_established() {
+    if before.is_some_and(|before| before.frames == frames && before.all == all) {
+        return None;
+    }
+    let us = frames.position(topology.us())?;
+    let unicast = frames.next_hops(us);
+    let control = match frames == all {
         true => unicast.clone(),
-        false => Graph::new(topology, |_| true).next_hops(us),
+        false => all.next_hops(us),
     };
-    Routes {
+    Some(Routes {
         unicast,
-        flood: graph.children_by_origin(us),
         control,
+        us,
+        frames,
+        all,
+        flood: OnceLock::new(),
+    })
+}
+
+impl Routes {
+    /// For each reachable origin, us included, the neighbours we send its flooded frames to, by
+    /// name.
+    pub fn flood(&self) -> &BTreeMap<PeerName, Vec<PeerName>> {
+        self.flood
+            .get_or_init(|| self.frames.children_by_origin(self.us))
     }
 }
+
+/// What the trees are follows from the rest.
+impl PartialEq for Routes {
+    fn eq(&self, other: &Self) -> bool {
+        (self.us, &self.frames, &self.all) == (other.us, &other.frames, &other.all)
+    }
+}
+
+impl Eq for Routes {}
 
 /// The connections that routes may use.
 ///
 /// A peer is its position in `names`, which is sorted; `neighbours` has one sorted list per peer,
 /// symmetric and without the peer itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Graph {
     names: Vec<PeerName>,
     neighbours: Vec<Vec<usize>>,
@@ -68,7 +105,11 @@ struct Graph {
 impl Graph {
     /// Of the connections that both their ends have, and say `counts` of.
     fn new(topology: &Topology, counts: impl Fn(&LinkState) -> bool) -> Self {
-        let names: Vec<_> = topology.peers().into_iter().collect();
+        let us = topology.us();
+        // Who has no connection is of no interest.
+        let joined = |name: &PeerName| topology.links(*name).is_some_and(|l| !l.is_empty());
+        let names = topology.peers().into_iter();
+        let names: Vec<_> = names.filter(|name| *name == us || joined(name)).collect();
         let mut neighbours: Vec<_> = names
             .iter()
             .map(|name| said(&names, topology.links(*name), &counts))
@@ -173,14 +214,28 @@ fn said(
     links: Option<&BTreeMap<PeerName, LinkState>>,
     counts: impl Fn(&LinkState) -> bool,
 ) -> Vec<usize> {
+    let Some(links) = links else {
+        return Vec::new();
+    };
+    let counting = links.iter().filter(|(_, link)| counts(link));
+    let counting = counting.map(|(to, _)| to);
+    // Of few it is quicker to look each up than to go through all names.
+    if links.len() < names.len() / FEW {
+        return counting
+            .filter_map(|to| names.binary_search(to).ok())
+            .collect();
+    }
     let mut positions = names.iter().enumerate().peekable();
     let mut said = Vec::new();
-    for (to, _) in links.into_iter().flatten().filter(|(_, link)| counts(link)) {
+    for to in counting {
         while positions.next_if(|(_, name)| *name < to).is_some() {}
         said.extend(positions.next_if(|(_, name)| *name == to).map(|(at, _)| at));
     }
     said
 }
+
+/// One peer in so many is few.
+const FEW: usize = 16;
 
 /// A walk through the graph away from several origins at once, one bit of a word for each: what would
 /// be a walk per origin is a few operations on words.
@@ -249,11 +304,11 @@ mod tests {
             let routes = routes_of_all(&edges);
             for (origin, own) in &routes {
                 let mut got = BTreeMap::from([(*origin, 1)]);
-                let mut sent: Vec<_> = own.flood[origin].clone();
+                let mut sent: Vec<_> = own.flood()[origin].clone();
                 while let Some(peer) = sent.pop() {
                     *got.entry(peer).or_insert(0) += 1;
                     prop_assert!(got[&peer] == 1, "{peer} got a frame of {origin} twice");
-                    sent.extend(&routes[&peer].flood[origin]);
+                    sent.extend(&routes[&peer].flood()[origin]);
                 }
                 let all: BTreeSet<_> = own.unicast.keys().copied().chain([*origin]).collect();
                 prop_assert_eq!(got.into_keys().collect::<BTreeSet<_>>(), all);
@@ -285,9 +340,9 @@ mod tests {
         fn flood_routes_use_only_neighbours_and_never_lead_back(edges in graphs()) {
             for (us, routes) in routes_of_all(&edges) {
                 let topology = topology(us, &edges);
-                for (origin, children) in routes.flood {
+                for (origin, children) in routes.flood() {
                     prop_assert!(children.is_sorted());
-                    prop_assert!(!children.contains(&origin));
+                    prop_assert!(!children.contains(origin));
                     prop_assert!(children.iter().all(|child| topology.linked_both_ways(us, *child)));
                 }
             }
@@ -295,19 +350,35 @@ mod tests {
     }
 
     #[test]
+    fn news_that_change_no_connection_change_no_routes() {
+        let mut topology = topology(peer(1), &[(peer(1), peer(2)), (peer(2), peer(3))]);
+        let before = compute(&topology);
+        assert_eq!(changed(&topology, Some(&before)), None);
+        // One end alone tells of it.
+        let link = LinkState { established: true };
+        let both = [1, 3, 9].map(|n| (peer(n), link));
+        topology.set_links(peer(2), PeerUid(1), BTreeMap::from(both));
+        assert_eq!(changed(&topology, Some(&before)), None);
+        topology.set_links(peer(9), PeerUid(1), BTreeMap::from([(peer(2), link)]));
+        let after = changed(&topology, Some(&before)).unwrap();
+        assert_eq!(after.unicast[&peer(9)], peer(2));
+        assert!(after != before && after.flood().contains_key(&peer(9)));
+    }
+
+    #[test]
     fn alone_we_flood_to_nobody() {
         let routes = compute(&Topology::new(peer(1)));
         assert_eq!(routes.unicast, BTreeMap::new());
-        assert_eq!(routes.flood, BTreeMap::from([(peer(1), vec![])]));
+        assert_eq!(*routes.flood(), BTreeMap::from([(peer(1), vec![])]));
     }
 
     #[test]
     fn the_middle_of_a_line_relays_both_ways() {
         let edges = [(1, 2), (2, 3)].map(|(a, b)| (peer(a), peer(b)));
         let routes = compute(&topology(peer(2), &edges));
-        assert_eq!(routes.flood[&peer(1)], [peer(3)]);
-        assert_eq!(routes.flood[&peer(2)], [peer(1), peer(3)]);
-        assert_eq!(routes.flood[&peer(3)], [peer(1)]);
+        assert_eq!(routes.flood()[&peer(1)], [peer(3)]);
+        assert_eq!(routes.flood()[&peer(2)], [peer(1), peer(3)]);
+        assert_eq!(routes.flood()[&peer(3)], [peer(1)]);
         let routes = compute(&topology(peer(1), &edges));
         assert_eq!(routes.unicast[&peer(3)], peer(2));
     }
@@ -318,7 +389,7 @@ mod tests {
         topology.set_links(peer(3), PeerUid(1), BTreeMap::new());
         let routes = compute(&topology);
         assert_eq!(routes.unicast, BTreeMap::from([(peer(2), peer(2))]));
-        assert!(!routes.flood.contains_key(&peer(3)));
+        assert!(!routes.flood().contains_key(&peer(3)));
     }
 
     #[test]
@@ -342,7 +413,7 @@ mod tests {
                 .flat_map(|relay| ends.clone().map(move |end| (peer(relay), end)))
                 .collect();
             let routes = compute(&topology(relay, &edges));
-            let relayed = ends.clone().filter(|end| !routes.flood[end].is_empty());
+            let relayed = ends.clone().filter(|end| !routes.flood()[end].is_empty());
             assert!(relayed.count() >= 3, "{relay} relays too little");
         }
     }
@@ -354,8 +425,8 @@ mod tests {
         let edges: Vec<_> = pairs.filter(|(a, b)| a < b).collect();
         let routes = compute(&topology(peer(50), &edges));
         assert!(routes.unicast.iter().all(|(to, via)| to == via));
-        for (origin, children) in routes.flood {
-            let all = if origin == peer(50) { 99 } else { 0 };
+        for (origin, children) in routes.flood() {
+            let all = if *origin == peer(50) { 99 } else { 0 };
             assert_eq!(children.len(), all, "{origin}");
         }
     }

@@ -52,7 +52,7 @@ impl Node {
         };
         let ways = routes.unicast.iter().filter_map(way).collect();
         let flood = routes
-            .flood
+            .flood()
             .iter()
             .map(|(origin, via)| {
                 (

@@ -99,7 +99,7 @@ impl Node {
                 .map(|(&destination, &via)| out::UnicastRoute { destination, via })
                 .collect(),
             flood_routes: routes
-                .flood
+                .flood()
                 .iter()
                 .map(|(&origin, via)| out::FloodRoute {
                     origin,

@@ -100,7 +100,7 @@ impl World {
         let to = |peer: &PeerName| neighbours.get(peer).cloned();
         let next_hops = routes.unicast.iter();
         let next_hops = next_hops.filter_map(|(peer, via)| Some((*peer, to(via)?)));
-        let flood = routes.flood.iter();
+        let flood = routes.flood().iter();
         let flood = flood.map(|(origin, via)| (*origin, via.iter().filter_map(to).collect()));
         let unsettled = up.ipam.iter().flat_map(Allocator::unsettled_list);
         let unsettled = unsettled.map(|u| u.addr);
