@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use weft_dns::{Domain, NameTable, Transport, View};
-use weft_gossip::{Entry, Gossip, GossipConfig};
+use weft_gossip::{Entry, Gossip};
 use weft_ipam::{Allocator, Init, RequestId, Saved};
 use weft_router::session::RecvSession;
 use weft_router::{Config, Event, Identity, Router};
@@ -244,7 +244,7 @@ fn router_corpus() -> Vec<Vec<u8>> {
     vec![[preamble.emit(), vec![0, 33, 0], vec![9; 32]].concat()]
 }
 
-/// A gossip envelope from a neighbour, and one published entry: gossip goes on.
+/// A gossip message from a neighbour, and one published entry: gossip goes on, and answers in bounds.
 pub fn gossip(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (key, value) = text.split_once('\n').unwrap_or((&text, ""));
@@ -253,50 +253,26 @@ pub fn gossip(data: &[u8]) {
         assert_eq!(Entry::parse(&key, &value), Ok(Some(entry)));
     }
     thread_local! {
-        static RUNNING: Running = Running::start();
+        static RUNNING: std::cell::RefCell<(Gossip, Instant)> = running().into();
     }
-    RUNNING.with(|running| running.receive(data));
+    RUNNING.with_borrow_mut(|(gossip, now)| {
+        gossip.handle_message(THEM, data, *now);
+        *now += weft_gossip::TICK;
+        gossip.handle_timeout(*now);
+        while let Some(event) = gossip.poll_event() {
+            if let weft_gossip::Event::Send { to, bytes } = event {
+                assert!(to == THEM && bytes.len() <= 65_507, "what it sends");
+            }
+        }
+    });
 }
 
 /// Gossip that goes on from input to input, as it does in a router.
-struct Running {
-    runtime: tokio::runtime::Runtime,
-    gossip: Gossip,
-    changes: std::cell::RefCell<tokio::sync::mpsc::Receiver<weft_gossip::Change>>,
-}
-
-impl Running {
-    fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let (out, _) = tokio::sync::mpsc::channel(8);
-        let started = runtime.block_on(Gossip::start(
-            GossipConfig::new(US, 1, "weft"),
-            Vec::new(),
-            out,
-        ));
-        let (gossip, changes) = started.expect("gossip starts");
-        gossip.set_neighbours([THEM].into());
-        Self {
-            runtime,
-            gossip,
-            changes: changes.into(),
-        }
-    }
-
-    fn receive(&self, data: &[u8]) {
-        self.gossip.handle_message(THEM, data.to_vec());
-        self.runtime.block_on(async {
-            for _ in 0..4 {
-                tokio::task::yield_now().await;
-            }
-        });
-        while let Ok(change) = self.changes.borrow_mut().try_recv() {
-            assert_ne!(change, weft_gossip::Change::Stopped, "gossip ended");
-        }
-    }
+fn running() -> (Gossip, Instant) {
+    let now = Instant::now();
+    let mut gossip = Gossip::new(US, 1, Vec::new(), now).expect("gossip starts");
+    gossip.set_neighbours(&[THEM].into(), now);
+    (gossip, now)
 }
 
 fn gossip_corpus() -> Vec<Vec<u8>> {
@@ -310,7 +286,13 @@ fn gossip_corpus() -> Vec<Vec<u8>> {
         format!("{key}\n{value}").into_bytes(),
         b"mac/0/02:00:00:00:00:01\nregistered=1 addresses=10.32.0.1,fd00::1".to_vec(),
         b"ring/10.32.0.0%2F12\ndigest=00000000000000000000000000000000".to_vec(),
-        vec![0, 2, 0, 0, 1, 0, 4, b'w', b'e', b'f', b't'],
+        [vec![1, 0], vec![7; 16]].concat(),
+        [vec![1, 2], vec![0xff; 8], vec![2, 0, 0, 0, 0, 9, 1, 3, 0]].concat(),
+        // One run with one entry.
+        [vec![
+            1, 4, 0, 2, 0, 0, 0, 0, 9, 1, 1, 0, 0, 1, 1, 1, 1, b'k', 1, b'v', 0,
+        ]]
+        .concat(),
     ]
 }
 

@@ -17,7 +17,7 @@ use std::{env, thread};
 
 use anyhow::{Context, bail};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use weft_api::Report;
@@ -231,10 +231,7 @@ pub(crate) fn log_to_stderr(level: LogLevel) {
         LogLevel::Info => tracing::Level::INFO,
         LogLevel::Debug => tracing::Level::DEBUG,
     };
-    // chitchat tells much that only its authors need.
-    let filter = Targets::new()
-        .with_default(level)
-        .with_target("chitchat", level.min(tracing::Level::WARN));
+    let filter = LevelFilter::from_level(level);
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -26,6 +26,8 @@ pub(crate) struct Counts<'a> {
     /// Connections that ended after they were established.
     pub(crate) terminations: u64,
     pub(crate) gossip: weft_gossip::Counters,
+    /// What peers said of their connections that routes leave out, because there are too many.
+    pub(crate) unrouted: u64,
     /// How often frames to a peer began to be carried by somebody else.
     pub(crate) carriers: Changes,
     /// How DNS queries ended; none without a resolver.
@@ -36,7 +38,7 @@ pub(crate) struct Counts<'a> {
 pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
     let mut registry = Registry::with_prefix("weft");
     mesh(&mut registry, report, counts.terminations);
-    gossip(&mut registry, &counts.gossip);
+    gossip(&mut registry, &counts.gossip, counts.unrouted);
     fastdp(&mut registry, report, counts.carriers);
     data_path(&mut registry, counts.data);
     services(&mut registry, report);
@@ -118,12 +120,17 @@ fn mesh(registry: &mut Registry, report: &Report, terminations: u64) {
     );
 }
 
-fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters) {
+fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters, unrouted: u64) {
+    counter(
+        registry,
+        "gossip_sent_bytes",
+        "Bytes of gossip messages to neighbours",
+        counters.bytes,
+    );
     let messages = [
         ("sent", counters.sent),
         ("received", counters.received),
-        ("outbox_full", counters.outbox_full),
-        ("inbox_full", counters.inbox_full),
+        ("throttled", counters.throttled),
         ("undecodable", counters.undecodable),
     ];
     by_label(
@@ -133,7 +140,11 @@ fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters) {
         "outcome",
         messages.into_iter(),
     );
-    let left_out = [("refused", counters.refused), ("ignored", counters.ignored)];
+    let left_out = [
+        ("refused", counters.refused),
+        ("ignored", counters.ignored),
+        ("unrouted", unrouted),
+    ];
     by_label(
         registry,
         "gossip_entries_left_out",

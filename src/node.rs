@@ -2,7 +2,7 @@
 //!
 //! One task, one loop, in a fixed order: what the machines want done is carried out until none wants
 //! anything more; then the forwarding snapshot is replaced if something in it changed; then the loop
-//! waits for whatever comes first: input, gossip, a report of the data plane, a deadline. Machines
+//! waits for whatever comes first: input, a report of the data plane, a deadline. Machines
 //! never call each other, so every effect of one on another can be read in [`effects`].
 //!
 //! Invariant: an allocation is on the disk before its answer leaves, because effects are carried out
@@ -13,6 +13,7 @@ mod clash;
 mod effects;
 pub(crate) mod fast;
 mod forwarding;
+mod links;
 mod macs;
 mod networks;
 mod renewal;
@@ -29,7 +30,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use weft_dns::{Domain, Name, NameTable, Record};
-use weft_gossip::{Change, Gossip, Link, Outgoing, PeerInfo};
+use weft_gossip::{Gossip, Link, Links, PeerInfo};
 use weft_ipam::{Pools, RequestId};
 use weft_router::networks::Networks;
 use weft_router::session::SendSession;
@@ -53,7 +54,7 @@ use requests::Waiting;
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How often it is looked whether what is sent to a neighbour is answered by anything.
 const LOOK: Duration = Duration::from_millis(500);
-/// Inputs or changes handled before the machines' effects are carried out, so that a flood of one kind of input
+/// Inputs, or events of gossip, handled before the machines' effects are carried out, so that a flood of one kind of input
 /// cannot keep the deadlines from being met.
 const BUDGET: usize = 64;
 
@@ -91,6 +92,8 @@ pub(crate) struct Names {
     pub(crate) table: NameTable,
     pub(crate) shared: Arc<ArcSwap<NameTable>>,
     pub(crate) resolver: Option<Resolver>,
+    /// What others say was taken in since the copy was made.
+    stale: bool,
 }
 
 /// What is known of other peers beyond what the machines keep.
@@ -99,7 +102,13 @@ pub(crate) struct Mesh {
     /// What each peer says of itself.
     info: BTreeMap<PeerName, PeerInfo>,
     /// What each peer says of its connections, and the address it has for each.
-    links: BTreeMap<PeerName, BTreeMap<PeerName, Link>>,
+    links: Links,
+    /// Peers that said something new of their connections, and peers that others have another address of:
+    /// the router is still to be told.
+    relinked: BTreeSet<PeerName>,
+    readdressed: BTreeSet<PeerName>,
+    /// It was said that there are too many peers.
+    warned: bool,
     /// The port each neighbour says it listens on.
     ports: BTreeMap<PeerName, u16>,
     /// Our own links as last published.
@@ -136,8 +145,6 @@ struct Session {
 /// What the loop waits for.
 pub(crate) struct Sources {
     pub(crate) inputs: mpsc::Receiver<Input>,
-    pub(crate) changes: mpsc::Receiver<Change>,
-    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
     pub(crate) reports: mpsc::Receiver<Report>,
 }
 
@@ -146,7 +153,10 @@ impl Mesh {
         Self {
             gossip,
             info: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: Links::default(),
+            relinked: BTreeSet::new(),
+            readdressed: BTreeSet::new(),
+            warned: false,
             ports: BTreeMap::new(),
             published: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -221,8 +231,6 @@ impl Node {
             let deadline = self.deadline();
             let next = tokio::select! {
                 Some(input) = self.sources.inputs.recv() => self.handle_inputs(input).await,
-                Some(change) = self.sources.changes.recv() => { self.handle_changes(change).await?; Next::Continue }
-                Some(out) = self.sources.outgoing.recv() => { self.send_gossip(out); Next::Continue }
                 Some(report) = self.sources.reports.recv() => { self.handle_report(report).await; Next::Continue }
                 () = tokio::time::sleep_until(deadline.into()) => { self.handle_timeout().await; Next::Continue }
                 _ = looks.tick() => { self.look_at_traffic(); Next::Continue }
@@ -237,9 +245,13 @@ impl Node {
     fn deadline(&self) -> Instant {
         let router = self.router.poll_timeout();
         let ipam = self.ipam.poll_timeout();
+        let gossip = self.mesh.gossip.poll_timeout();
         let home = self.macs.home.poll_timeout();
         let far = Instant::now() + Duration::from_secs(3600);
-        [router, ipam, home]
+        if self.mesh.gossip.has_events() {
+            return Instant::now();
+        }
+        [router, ipam, home, gossip]
             .into_iter()
             .flatten()
             .map(|(at, _)| at)
@@ -251,19 +263,8 @@ impl Node {
         let now = Instant::now();
         self.router.handle_timeout(now);
         self.ipam.handle_timeout(now);
+        self.mesh.gossip.handle_timeout(now);
         self.publish_learned(now).await;
-    }
-
-    /// What others say comes in bursts, and a new snapshot for each piece of it would be much work.
-    async fn handle_changes(&mut self, first: Change) -> anyhow::Result<()> {
-        self.handle_change(first).await?;
-        for _ in 1..BUDGET {
-            let Ok(change) = self.sources.changes.try_recv() else {
-                break;
-            };
-            self.handle_change(change).await?;
-        }
-        Ok(())
     }
 
     async fn handle_inputs(&mut self, first: Input) -> Next {
@@ -308,12 +309,6 @@ impl Node {
     fn handle_closed(&mut self, conn: ConnId, why: String) {
         self.streams.close(conn);
         self.router.handle_closed(conn, why, Instant::now());
-    }
-
-    fn send_gossip(&mut self, out: Outgoing) {
-        if let Err(error) = self.router.send_gossip(out.to, out.bytes, Instant::now()) {
-            debug!(peer = %out.to, %error, "gossip not sent; it repeats itself");
-        }
     }
 
     async fn handle_report(&mut self, report: Report) {
@@ -371,23 +366,18 @@ impl Node {
         self.fast.path.keep_house(now).await;
         self.mesh.subnets = self.host.subnets().await;
         self.drop_unconfirmed().await;
-        self.end_clash().await
+        self.end_clash()
     }
 
     /// Ends the router in order: the others hear of it at once, and the state says it was meant.
     async fn stop(mut self) -> anyhow::Result<()> {
         info!("stopping");
-        self.mesh.gossip.withdraw_all().await;
-        // The withdrawal leaves by the connections, so they are closed after it was handed out.
-        let settle = tokio::time::sleep(Duration::from_millis(100));
-        tokio::pin!(settle);
-        loop {
-            tokio::select! {
-                Some(out) = self.sources.outgoing.recv() => self.send_gossip(out),
-                () = &mut settle => break,
-            }
+        self.mesh.gossip.withdraw_all(Instant::now());
+        while self.mesh.gossip.has_events() {
             self.carry_out().await?;
         }
+        // The withdrawal leaves by the connections, so they are closed after it was handed out.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         self.router.shutdown(Instant::now());
         self.carry_out().await?;
         // The others have heard that we stop, and nobody would look after who may send.
@@ -452,11 +442,13 @@ impl Names {
             table,
             shared,
             resolver,
+            stale: false,
         }
     }
 
     /// Has the resolver answer from the table as it is.
-    fn share(&self) {
+    fn share(&mut self) {
+        self.stale = false;
         self.shared.store(Arc::new(self.table.clone()));
     }
 
@@ -478,8 +470,7 @@ impl Names {
             origin,
             addr,
         }) {
-            Ok(true) => self.share(),
-            Ok(false) => {}
+            Ok(is_new) => self.stale |= is_new,
             Err(error) => warn!(peer = %origin, %error, "name not taken over"),
         }
     }
@@ -492,16 +483,11 @@ impl Names {
         container: &str,
         addr: IpAddr,
     ) {
-        if Name::new(fqdn, domain)
-            .is_ok_and(|name| self.table.unset(origin, &name, container, addr))
-        {
-            self.share();
-        }
+        let name = Name::new(fqdn, domain);
+        self.stale |= name.is_ok_and(|name| self.table.unset(origin, &name, container, addr));
     }
 
     fn drop_origin(&mut self, origin: PeerName) {
-        if self.table.drop_origin(origin) > 0 {
-            self.share();
-        }
+        self.stale |= self.table.drop_origin(origin) > 0;
     }
 }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use weft_cli::LaunchArgs;
 use weft_cli::launch::Password;
 use weft_dns::NameTable;
-use weft_gossip::{Change, Entry, Gossip, GossipConfig, Outgoing, PeerInfo};
+use weft_gossip::{Entry, Gossip, PeerInfo};
 use weft_ipam::{Init, Pools, PoolsConfig};
 use weft_router::networks::Networks;
 use weft_router::{Identity, Psk, Router, Target};
@@ -38,8 +38,6 @@ use crate::{http, plugin, proxy, streams};
 
 /// Inputs that may wait for the node; a sender waits when there are more.
 const MAX_INPUTS: usize = 1024;
-/// Gossip envelopes that may wait for the node; more are dropped, gossip repeats itself.
-const MAX_GOSSIP: usize = 1024;
 
 /// Another router runs here.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +86,7 @@ async fn start(
 ) -> anyhow::Result<(Node, Up)> {
     let started = unix_seconds();
     let (identity, mut persisted) = open_state(&args.host.state_dir, started)?;
-    let generation = started.max(persisted.state.generation + 1);
+    let generation = generation(started, random_u64()?, persisted.state.generation);
     let run = Run {
         own: identity.peer_name(),
         uid: PeerUid(random_u64()?),
@@ -127,8 +125,7 @@ async fn start(
         ports.as_ref(),
         now,
     );
-    let (gossip, changes, outgoing) =
-        gossip(&config, generation, &names.table, &macs, &networks).await?;
+    let gossip = gossip(&config, generation, &names.table, &macs, &networks)?;
     let fast = FastPath::start(config.fast(), host.netlink(), inputs_in.clone(), now).await;
     let forwarding = Forwarding::empty(config.name, config.dns_address());
     let (data, reports) = DataPlane::start(tap, udp, forwarding, random_u64()? as u32)?;
@@ -139,12 +136,7 @@ async fn start(
     start_plugin(args, socket);
     proxy::keep_running(socket, &args.host);
     info!(name = %config.name, nickname = %config.nickname, port = config.mesh.port, "weft {} is up", config.version);
-    let sources = Sources {
-        inputs,
-        changes,
-        outgoing,
-        reports,
-    };
+    let sources = Sources { inputs, reports };
     let node = Node::new(Parts {
         config,
         persisted,
@@ -276,14 +268,20 @@ fn names(config: &Config, state: &State) -> anyhow::Result<Names> {
     Ok(Names::new(table, shared, Some(resolver)))
 }
 
-/// Begins to gossip: what we say of ourselves from the first moment on, and the two queues.
-pub(crate) async fn gossip(
+/// What tells this run from others of our name: greater than before, later if it started later, and another
+/// one than a copy of this host has that starts in the same second.
+fn generation(started: u64, random: u64, before: u64) -> u64 {
+    ((started << 16) | (random & 0xffff)).max(before.saturating_add(1))
+}
+
+/// Begins to gossip, with what we say of ourselves from the first moment on.
+pub(crate) fn gossip(
     config: &Config,
     generation: u64,
     names: &NameTable,
     macs: &Macs,
     networks: &Networks,
-) -> anyhow::Result<(Gossip, mpsc::Receiver<Change>, mpsc::Receiver<Outgoing>)> {
+) -> anyhow::Result<Gossip> {
     let info = PeerInfo {
         nickname: config.nickname.clone(),
         uid: config.uid,
@@ -298,10 +296,13 @@ pub(crate) async fn gossip(
     let networks = networks.of(config.name).cloned().map(Entry::Network);
     let initial = [Entry::Peer(info)].into_iter().chain(own).chain(networks);
     let initial = initial.chain(told.into_iter().flatten());
-    let settings = GossipConfig::new(config.name, generation, config.mesh.cluster.clone());
-    let (out, outgoing) = mpsc::channel(MAX_GOSSIP);
-    let (gossip, changes) = Gossip::start(settings, initial.collect(), out).await?;
-    Ok((gossip, changes, outgoing))
+    let now = Instant::now();
+    Ok(Gossip::new(
+        config.name,
+        generation,
+        initial.collect(),
+        now,
+    )?)
 }
 
 /// Opens the doors: status address, control socket, pid file, signals; then tells whoever started us.

@@ -3,14 +3,13 @@
 //! Each peer is put together from the real machines (router, allocator, name table, MAC table, the
 //! switch decision, real sealed packets) just as the node does it. What is around them is simulated:
 //! one clock that jumps from event to event, TCP and UDP that are late, lossy, cut or one-way, disks,
-//! crashes, and the exchange that gossip does. Everything random comes from one seed, so a run can be
+//! and crashes. Everything random comes from one seed, so a run can be
 //! repeated exactly.
 //!
 //! * `world.rs`: the clock, what is on its way, starting and stopping peers.
 //! * `underlay.rs`: TCP pipes and UDP datagrams, and what is wrong with them.
 //! * `peer.rs`: one peer, put together; `crossings.rs`: its machines' effects, as in `src/node/effects.rs`.
 //! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
-//! * `gossip.rs`: what each peer says of itself, exchanged between neighbours.
 //! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
 //! * `scenarios.rs`, `sparse.rs`, `liveness.rs`, `clones.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `broken.rs`: the same
 //!   with a rule switched off; `seeds.rs`: many such runs, counted.
@@ -37,8 +36,6 @@ mod clones;
 mod crossings;
 #[path = "cluster/dataplane.rs"]
 mod dataplane;
-#[path = "cluster/gossip.rs"]
-mod gossip;
 #[path = "cluster/liveness.rs"]
 mod liveness;
 #[path = "cluster/model.rs"]

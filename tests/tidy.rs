@@ -58,20 +58,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
             "weft-wire",
         ],
     ),
-    (
-        "weft-gossip",
-        2,
-        &[
-            "weft-wire",
-            "anyhow",
-            "async-trait",
-            "chitchat",
-            "thiserror",
-            "tokio",
-            "tracing",
-            "zstd",
-        ],
-    ),
+    ("weft-gossip", 1, &["weft-wire", "thiserror", "tracing"]),
     (
         "weft-net",
         2,

@@ -10,7 +10,7 @@
 //!  net/<network>                    (empty: the key says it all)
 //! ```
 //!
-//! A peer writes only keys of its own, one per entry, so that chitchat sends what changed and no more.
+//! A peer writes only keys of its own, one per entry, so that what changed is sent and no more.
 //! Keys of newer versions are skipped by older ones, and so are fields they do not know.
 //!
 //! Invariants: [`Entry::parse`] is total; an entry has one key only (another spelling of it is
@@ -27,14 +27,13 @@ use crate::text::{Fields, escape, unescape};
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 1024;
-/// The longest value, in bytes. chitchat stops delivering a peer's later keys when one does not fit
-/// into a message of 65,507 bytes beside the digest of all peers; this leaves room for both.
+/// The longest value, in bytes. The longest entry must fit into one message.
 pub const MAX_VALUE: usize = 16 * 1024;
 
 /// Something a peer says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// Who the peer is. A peer without it is not shown to others: see [`crate::Gossip::start`].
+    /// Who the peer is. A peer without it is not shown to others: see [`crate::Gossip::new`].
     Peer(PeerInfo),
     /// One of its connections: the neighbour, and how it is connected.
     Link(PeerName, Link),

@@ -1,13 +1,8 @@
-//! One run of a peer, and the address chitchat knows it by.
+//! One run of a peer.
 //!
-//! chitchat tells nodes apart by (id, generation, address), so a restarted peer is a new node to it.
-//! Here that triple is a [`Run`]: the peer's name and a generation that grows with each start. The
-//! address is *synthetic*, made from the name: it never leaves chitchat, and stays the same
-//! wherever the peer moves. Invariant: `Run::of(&run.id()) == Some(run)`, and no other id has a run.
+//! A restarted peer begins to say everything anew, so what it says is kept apart from what it said
+//! before: a run is the peer's name and a generation that grows with each start.
 
-use std::net::{Ipv6Addr, SocketAddr};
-
-use chitchat::ChitchatId;
 use weft_wire::PeerName;
 
 /// One run of a peer. Ordered by name, then by generation.
@@ -18,91 +13,59 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// What chitchat calls this run.
-    pub(crate) fn id(self) -> ChitchatId {
-        let node_id: String = node_id(self.name).collect();
-        ChitchatId::new(node_id, self.generation, address(self.name))
+    /// Which of the [`BUCKETS`] it is compared in.
+    pub(crate) fn bucket(self) -> u32 {
+        // Below BUCKETS, so the cast keeps the value.
+        (mix(name_bits(self.name)) % u64::from(BUCKETS)) as u32
     }
 
-    /// The run behind chitchat's id, if the id is one that [`Run::id`] makes.
-    pub(crate) fn of(id: &ChitchatId) -> Option<Self> {
-        Self::from_parts(&id.node_id, id.generation_id, id.gossip_advertise_addr)
-    }
-
-    /// As [`Run::of`], from an id that is not put together yet.
-    pub(crate) fn from_parts(
-        node_id_text: &str,
-        generation: u64,
-        gossip_address: SocketAddr,
-    ) -> Option<Self> {
-        let name = name_behind(gossip_address)?;
-        let same = node_id(name).eq(node_id_text.chars());
-        same.then_some(Self { name, generation })
+    /// A number for this run at this version, such that sums of them differ when the runs do.
+    pub(crate) fn print(self, version: u64) -> u128 {
+        let seed = mix(name_bits(self.name) ^ mix(self.generation));
+        let (high, low) = (
+            mix(seed ^ version),
+            mix(seed.rotate_left(32) ^ mix(version)),
+        );
+        (u128::from(high) << 64) | u128::from(low)
     }
 }
 
-/// A peer's address as chitchat sees it.
-pub(crate) fn address(name: PeerName) -> SocketAddr {
+/// Runs are compared in so many parts.
+pub(crate) const BUCKETS: u32 = 64;
+
+fn name_bits(name: PeerName) -> u64 {
     let [a, b, c, d, e, f] = name.to_bytes();
-    let [p0, p1, p2, p3, p4, p5, p6, p7, p8, p9] = PREFIX;
-    let octets = [p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, a, b, c, d, e, f];
-    SocketAddr::from((Ipv6Addr::from(octets), PORT))
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
-/// The peer whose address this is.
-pub(crate) fn name_behind(gossip_address: SocketAddr) -> Option<PeerName> {
-    let SocketAddr::V6(v6) = gossip_address else {
-        return None;
-    };
-    let octets = v6.ip().octets();
-    let name = PeerName::from_bytes(*octets.last_chunk::<6>()?);
-    (address(name) == gossip_address).then_some(name)
+/// Spreads every bit over all: the finisher of SplitMix64.
+fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
-
-/// The name as 12 hex digits.
-fn node_id(name: PeerName) -> impl Iterator<Item = char> {
-    let nibbles = name
-        .to_bytes()
-        .into_iter()
-        .flat_map(|byte| [byte >> 4, byte & 0xf]);
-    nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16))
-}
-
-/// A unique-local prefix (RFC 4193) spelling "weft"; nothing is ever sent to it.
-const PREFIX: [u8; 10] = [0xfd, b'w', b'e', b'f', b't', 0, 0, 0, 0, 0];
-/// chitchat wants a port; every peer has the same.
-const PORT: u16 = 6783;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     use super::*;
 
-    proptest! {
-        #[test]
-        fn a_run_is_found_behind_its_id(name: [u8; 6], generation: u64) {
-            let run = Run { name: PeerName::from_bytes(name), generation };
-            prop_assert_eq!(Run::of(&run.id()), Some(run));
-        }
-    }
-
     #[test]
-    fn ids_we_do_not_make_have_no_run() {
-        let name = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
-        let other = PeerName::from_bytes([2, 0, 0, 0, 0, 2]);
-        for (id, at) in [
-            ("020000000002", address(name)),
-            ("02000000000", address(name)),
-            ("020000000001", address(other)),
-            ("020000000001", "10.0.0.1:6783".parse().unwrap()),
-            (
-                "020000000001",
-                "[fd77:6566:7400::200:0:1]:1".parse().unwrap(),
-            ),
-        ] {
-            assert_eq!(Run::from_parts(id, 1, at), None, "{id} {at}");
+    fn runs_and_versions_are_told_apart_and_spread_over_all_buckets() {
+        let mut prints = BTreeSet::new();
+        let mut buckets = BTreeSet::new();
+        for n in 0..500_u16 {
+            let [high, low] = n.to_be_bytes();
+            for generation in 0..3 {
+                let name = PeerName::from_bytes([2, 0, 0, 0, high, low]);
+                let run = Run { name, generation };
+                buckets.insert(run.bucket());
+                prints.extend((0..5).map(|version| run.print(version)));
+            }
         }
-        assert!(Run::from_parts("020000000001", 1, address(name)).is_some());
+        assert_eq!(prints.len(), 500 * 3 * 5);
+        assert_eq!(buckets.len(), BUCKETS as usize);
     }
 }

@@ -1,8 +1,8 @@
 //! The text that keys and values are made of: escaping, and lines of `field=value`.
 //!
-//! chitchat carries strings only, and its own code cuts keys at byte 1, so keys must be ASCII. Every
-//! byte outside a small set is written as `%` and two hex digits; what separates parts (`/`, space,
-//! `=`, `,`) is never in that set, so splitting needs no care. Invariant: `unescape(escape(s)) == s`.
+//! Keys and values are ASCII, whatever they name. Every byte outside a small set is written as `%` and two
+//! hex digits; what separates parts (`/`, space, `=`, `,`) is never in that set, so splitting needs no
+//! care. Invariant: `unescape(escape(s)) == s`.
 
 /// Bytes that stand for themselves.
 fn is_plain(byte: u8) -> bool {

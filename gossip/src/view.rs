@@ -1,84 +1,88 @@
-//! What we show of other peers: one incarnation each, compared with what was shown before.
-//!
-//! chitchat tells neither of deletions nor of restarts in a way that can be used as it is: a deleted
-//! key raises no event, and a restarted peer is a second node beside its old self. So the whole state
-//! is looked at after every message that changed it, and [`Change`]s are the difference between that
-//! and what was told so far.
+//! What is shown of other peers: one run each, compared with what was shown before.
 //!
 //! * A peer is shown by its newest run that holds its `peer` entry. A run writes that entry last of
 //!   all it starts with, so a restarted peer takes over from its old self complete, and what it still
 //!   has is never withdrawn in between. A run that deleted its `peer` entry has left.
-//! * A peer is live while it is our neighbour, or connected with us over links that both their ends
-//!   call established, or its heartbeat moved in the last [`SILENCE`].
+//! * A peer is *within reach* while it is our neighbour, or joined with us over connections that both
+//!   their ends tell of: then word of it would come. A peer out of reach stays for [`SILENCE`], in case
+//!   it is only being started again; what is known of it is remembered for [`GRACE`].
+//!
+//! Nobody vouches for others, so a peer that is gone cannot be kept alive by hearsay: its neighbours
+//! withdraw their connections with it, and there is no way to it any more. But what a peer out of reach
+//! last said may be long untrue, for it and we may both have missed much. So its word, of its connections
+//! too, counts again only when a neighbour *tells of it*, as it does of those within reach from there, and
+//! we know as much of it as the neighbour does. Everybody tells of itself, so word of who is there
+//! spreads from those who are; of who is gone there is nobody to begin.
 //!
 //! Invariants: per peer, `Live` comes before all else and `Dead` after all is withdrawn; every
 //! `Withdrawn` was `Published`; no more than [`MAX_ENTRIES`] of a peer are shown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use chitchat::{ChitchatId, NodeState};
-use tokio::time::Instant;
 use tracing::debug;
 use weft_wire::PeerName;
 
-use crate::envelope::Holding;
-use crate::key::{Entry, LINKS, PEER};
+use crate::key::{Entry, LINKS, PEER, Topic};
 use crate::run::Run;
+use crate::store::{GRACE, Known, State, Store};
 use crate::{Change, MAX_ENTRIES};
 
-/// How long a peer that is out of reach may be silent before it is dead. A router that is started
-/// again within this time keeps its names.
+/// How long a peer out of reach is shown. A router that is started again within this time keeps its
+/// names.
 pub const SILENCE: Duration = Duration::from_secs(15);
 
-/// The nodes as chitchat keeps them.
-pub(crate) type States = BTreeMap<ChitchatId, NodeState>;
+/// Who is out of reach is found out at most so often: nothing comes of it before [`SILENCE`].
+const SEARCH: Duration = Duration::from_secs(1);
 
 /// All that is known of other peers.
 #[derive(Debug)]
 pub(crate) struct View {
-    us: Run,
-    runs: BTreeMap<Run, Known>,
-    shown: BTreeMap<PeerName, Shown>,
-    /// The run that passes for us, and when its heartbeat had moved last when that was told.
-    clash: Option<(Run, Option<Instant>)>,
+    us: PeerName,
+    neighbours: BTreeSet<PeerName>,
+    peers: BTreeMap<PeerName, Peer>,
+    /// When who is within reach was last found out from nothing.
+    searched: Option<Instant>,
+    /// Somebody may be out of reach.
+    stale: bool,
+    /// Peers that are out of reach and told of since the last look.
+    told: BTreeSet<PeerName>,
 }
 
-/// A run whose keys are not what they were at the last look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct News {
-    pub(crate) run: Run,
-    /// The version that was known; 0 if nothing was.
-    pub(crate) since: u64,
-}
-
-/// What one look gave to tell.
+/// What one look gave to tell, and to forget.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     pub(crate) changes: Vec<Change>,
     /// Entries passed over: malformed, too many, or of a kind we do not know.
     pub(crate) ignored: u64,
+    /// Runs that nobody needs any more.
+    pub(crate) forgotten: Vec<Run>,
+    /// The latest runs of peers that were out of reach for a while and are not any more.
+    pub(crate) back: Vec<Run>,
 }
 
-/// What was read of one run at the last look.
 #[derive(Debug)]
-struct Known {
-    /// Last gc version and max version: they move whenever a key does.
-    version: (u64, u64),
-    heartbeat: u64,
-    /// When the heartbeat was seen to move, the last time and the time before. First sight is no move,
-    /// and one move is no proof: we may be catching up with what others know of a dead peer.
-    moved: [Option<Instant>; 2],
-    standing: Standing,
-    /// Whom it calls an established neighbour.
+struct Peer {
+    /// The newest run there is word of.
+    latest: Run,
+    /// The newest that has come whole, or has left.
+    newest: Option<(Run, Standing)>,
+    /// Whom it has a connection with.
     links: BTreeSet<PeerName>,
-    keys: usize,
+    /// What that was read from.
+    links_at: Option<(Run, u64)>,
+    /// Since when it is out of reach, if it is.
+    lost: Option<Instant>,
+    /// A neighbour has told of it since.
+    is_told: bool,
+    /// It was within reach once.
+    was_reached: bool,
+    shown: Option<Shown>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// Its `peer` entry has not come yet.
-    Arriving,
     Here,
     /// It deleted its `peer` entry.
     Left,
@@ -88,289 +92,351 @@ enum Standing {
 #[derive(Debug)]
 struct Shown {
     run: Run,
-    version: (u64, u64),
-    entries: BTreeMap<String, Item>,
-}
-
-/// One entry as it was told; without the entry if it was passed over.
-#[derive(Debug)]
-struct Item {
-    value: String,
-    entry: Option<Entry>,
+    known: Known,
+    entries: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl View {
-    pub(crate) fn new(us: Run) -> Self {
+    pub(crate) fn new(us: PeerName) -> Self {
         Self {
             us,
-            runs: BTreeMap::new(),
-            shown: BTreeMap::new(),
-            clash: None,
+            neighbours: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            searched: None,
+            stale: false,
+            told: BTreeSet::new(),
         }
     }
 
-    /// Looks at the nodes; gives the runs whose keys changed since the last look.
-    pub(crate) fn observe(&mut self, states: &States, now: Instant) -> Vec<News> {
-        let mut before = std::mem::take(&mut self.runs);
-        let mut news = Vec::new();
-        for (id, state) in states {
-            let Some(run) = Run::of(id).filter(|run| *run != self.us) else {
-                continue;
-            };
-            let known = before.remove(&run);
-            let since = known.as_ref().map_or(0, |known| known.version.1);
-            if since != state.max_version() {
-                news.push(News { run, since });
-            }
-            self.runs.insert(run, Known::read(known, state, now));
+    pub(crate) fn set_neighbours(&mut self, neighbours: &BTreeSet<PeerName>) {
+        if self.neighbours != *neighbours {
+            self.neighbours.clone_from(neighbours);
+            self.searched = None;
+            self.stale = true;
         }
-        news
-    }
-
-    /// How much there is of each run.
-    pub(crate) fn holdings(&self) -> impl Iterator<Item = (Run, Holding)> {
-        self.runs.iter().map(|(run, known)| {
-            let (keys, max_version) = (known.keys, known.version.1);
-            (*run, Holding { keys, max_version })
-        })
-    }
-
-    /// Whether `peer` calls its connection to `other` established.
-    pub(crate) fn is_linked(&self, peer: PeerName, other: PeerName) -> bool {
-        let run = self.newest(peer);
-        run.is_some_and(|(_, known)| known.links.contains(&other))
-    }
-
-    /// What is to be told after the last look.
-    pub(crate) fn tell(
-        &mut self,
-        states: &States,
-        neighbours: &BTreeSet<PeerName>,
-        now: Instant,
-    ) -> Told {
-        let mut told = Told::default();
-        told.changes.extend(self.find_clash(states));
-        let connected = self.connected(neighbours);
-        let mut peers: BTreeSet<_> = self.runs.keys().map(|run| run.name).collect();
-        peers.extend(self.shown.keys());
-        // Of our earlier runs there is nothing to tell.
-        peers.remove(&self.us.name);
-        for peer in peers {
-            let live = connected.contains(&peer) || self.is_heard(peer, now);
-            match self.newest(peer) {
-                Some((run, known)) if live && known.standing == Standing::Here => {
-                    self.show(run, states, &mut told);
-                }
-                // Its keys are on their way to us, again after we missed too much: what was told stands.
-                None if live && self.has_run(peer) => {}
-                Some(_) | None => self.bury(peer, &mut told.changes),
-            }
-        }
-        told
-    }
-
-    /// A newer run of our own name: told when it is first seen, and again while its heartbeat moves.
-    fn find_clash(&mut self, states: &States) -> Option<Change> {
-        let (run, known) = self.newest(self.us.name)?;
-        let moved = known.moved.first().copied().flatten();
-        let told = self.clash.filter(|(told, _)| *told == run);
-        let is_news = told.is_none_or(|(_, at)| match (moved, at) {
-            (Some(moved), Some(at)) => moved.duration_since(at) >= SILENCE,
-            (Some(_), None) => true,
-            (None, _) => false,
-        });
-        if run < self.us || known.standing != Standing::Here || !is_news {
-            return None;
-        }
-        let entry = Entry::parse(PEER, states.get(&run.id())?.get(PEER)?);
-        let Ok(Some(Entry::Peer(info))) = entry else {
-            return None;
-        };
-        self.clash = Some((run, moved));
-        let generation = run.generation;
-        Some(Change::Clash { generation, info })
-    }
-
-    /// Withdraws all that was told, because nothing will be known any more.
-    pub(crate) fn end(&mut self) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for peer in self.shown.keys().copied().collect::<Vec<_>>() {
-            self.bury(peer, &mut changes);
-        }
-        changes
     }
 
     /// The newest run of a peer that has come whole, or has left.
-    fn newest(&self, peer: PeerName) -> Option<(Run, &Known)> {
-        self.runs_of(peer)
-            .rev()
-            .find(|(_, known)| known.standing != Standing::Arriving)
+    pub(crate) fn newest(&self, peer: PeerName) -> Option<Run> {
+        let (run, _) = self.peers.get(&peer)?.newest?;
+        Some(run)
     }
 
-    fn has_run(&self, peer: PeerName) -> bool {
-        self.runs_of(peer).next().is_some()
+    /// The latest run of each peer within reach.
+    pub(crate) fn within_reach(&self) -> impl Iterator<Item = Run> {
+        let peers = self.peers.values();
+        peers
+            .filter(|peer| peer.lost.is_none())
+            .map(|peer| peer.latest)
     }
 
-    fn runs_of(&self, name: PeerName) -> impl DoubleEndedIterator<Item = (Run, &Known)> {
-        let run = |generation| Run { name, generation };
-        let all = self.runs.range(run(0)..=run(u64::MAX));
-        all.map(|(run, known)| (*run, known))
+    /// A neighbour tells of a run that we know as far; whether that is something new.
+    pub(crate) fn note_told(&mut self, run: Run) -> bool {
+        let peer = self.peers.get_mut(&run.name);
+        let Some(peer) = peer.filter(|peer| peer.lost.is_some() && peer.latest <= run) else {
+            return false;
+        };
+        let is_new = !std::mem::replace(&mut peer.is_told, true);
+        if is_new {
+            self.told.insert(run.name);
+        }
+        is_new
     }
 
-    fn is_heard(&self, peer: PeerName, now: Instant) -> bool {
-        let recent = |at: &Option<Instant>| at.is_some_and(|at| now.duration_since(at) < SILENCE);
-        let proof = if self.shown.contains_key(&peer) { 1 } else { 2 };
-        self.runs_of(peer)
-            .any(|(_, known)| known.moved.iter().filter(|at| recent(at)).count() >= proof)
+    /// Whether both tell of a connection with each other.
+    pub(crate) fn are_linked(&self, a: PeerName, b: PeerName) -> bool {
+        self.is_linked(a, b) && self.is_linked(b, a)
     }
 
-    /// The neighbours, and all that are connected with them over established links.
-    fn connected(&self, neighbours: &BTreeSet<PeerName>) -> BTreeSet<PeerName> {
-        let mut connected = neighbours.clone();
-        let mut open: Vec<_> = neighbours.iter().copied().collect();
-        while let Some(peer) = open.pop() {
-            let links = self.newest(peer).map(|(_, known)| &known.links);
+    /// Whether `peer` tells of a connection with `other`, as far as its word counts.
+    fn is_linked(&self, peer: PeerName, other: PeerName) -> bool {
+        let peer = self.peers.get(&peer);
+        peer.is_some_and(|peer| peer.counts() && peer.links.contains(&other))
+    }
+
+    /// Whether a run with our name lives: it and others tell of a connection that cannot be ours.
+    pub(crate) fn is_alive(&self, run: Run, state: &State) -> bool {
+        let theirs = links_of(state).into_iter();
+        let mut theirs = theirs.filter(|other| !self.neighbours.contains(other));
+        theirs.any(|other| self.is_reached(other) && self.is_linked(other, run.name))
+    }
+
+    /// Looks at the peers whose runs changed, and at what time has done to the others.
+    pub(crate) fn look(
+        &mut self,
+        store: &Store,
+        changed: &BTreeSet<PeerName>,
+        now: Instant,
+    ) -> Told {
+        let mut told = Told::default();
+        let mut open: BTreeSet<PeerName> = changed.clone();
+        // Of ourselves there is nothing to tell.
+        open.remove(&self.us);
+        for name in &open {
+            self.read(*name, store, now, &mut told.forgotten);
+        }
+        let mut ends = std::mem::take(&mut self.told);
+        ends.extend(changed);
+        self.extend_reach(ends, &mut open, &mut told.back);
+        let recently = |at: Instant| now.saturating_duration_since(at) < SEARCH;
+        if self.stale && !self.searched.is_some_and(recently) {
+            (self.stale, self.searched) = (false, Some(now));
+            self.find_reach(now, &mut open, &mut told.back);
+        }
+        let late = |peer: &Peer| peer.shown.is_some() && peer.is_lost_for(SILENCE, now);
+        let late = self.peers.iter().filter(|(_, peer)| late(peer));
+        open.extend(late.map(|(name, _)| *name));
+        for name in open {
+            if let Some(peer) = self.peers.get_mut(&name) {
+                peer.tell(store, now, &mut told);
+            }
+        }
+        self.peers.retain(|name, peer| {
+            let keep = !peer.is_lost_for(GRACE, now);
+            if !keep {
+                told.forgotten
+                    .extend(store.runs_of(*name).map(|(run, _)| run));
+            }
+            keep
+        });
+        told
+    }
+
+    fn read(&mut self, name: PeerName, store: &Store, now: Instant, forgotten: &mut Vec<Run>) {
+        let Some((latest, _)) = store.runs_of(name).next_back() else {
+            return;
+        };
+        let peer = self.peers.entry(name).or_insert_with(|| Peer {
+            latest,
+            newest: None,
+            links: BTreeSet::new(),
+            links_at: None,
+            lost: Some(now),
+            is_told: true,
+            was_reached: false,
+            shown: None,
+        });
+        peer.latest = latest;
+        let mut whole = store.runs_of(name).rev();
+        let Some((run, state, standing)) =
+            whole.find_map(|(run, state)| Some((run, state, standing(state)?)))
+        else {
+            return;
+        };
+        forgotten.extend(whole.map(|(run, _)| run));
+        self.stale |= peer.read_links(run, state, standing);
+        peer.newest = Some((run, standing));
+    }
+
+    fn is_reached(&self, name: PeerName) -> bool {
+        let is_there = |peer: &Peer| peer.lost.is_none();
+        self.neighbours.contains(&name) || self.peers.get(&name).is_some_and(is_there)
+    }
+
+    /// Adds the peers that what is new puts within reach; they are to be told of.
+    fn extend_reach(
+        &mut self,
+        ends: BTreeSet<PeerName>,
+        open: &mut BTreeSet<PeerName>,
+        back: &mut Vec<Run>,
+    ) {
+        let mut ends: Vec<PeerName> = ends.into_iter().collect();
+        while let Some(name) = ends.pop() {
+            let Some(peer) = self.peers.get(&name).filter(|peer| peer.counts()) else {
+                continue;
+            };
+            let links = peer.links.iter().copied();
+            let joined = links.filter(|other| self.is_linked(*other, name));
+            let (near, beyond): (Vec<_>, Vec<_>) = joined.partition(|o| self.is_reached(*o));
+            if near.is_empty() && !self.is_reached(name) {
+                continue;
+            }
+            ends.extend(beyond);
+            if let Some(peer) = self.peers.get_mut(&name)
+                && peer.lost.is_some()
+            {
+                open.insert(name);
+                back.extend(peer.reach());
+            }
+        }
+    }
+
+    /// Finds the peers within reach; those that were not, or are not any more, are to be told of.
+    fn find_reach(&mut self, now: Instant, open: &mut BTreeSet<PeerName>, back: &mut Vec<Run>) {
+        let mut reached = self.neighbours.clone();
+        let mut ends: Vec<_> = reached.iter().copied().collect();
+        while let Some(peer) = ends.pop() {
+            let peers = self.peers.get(&peer).filter(|peer| peer.counts());
+            let links = peers.map(|peer| &peer.links);
             for other in links.into_iter().flatten() {
-                if !connected.contains(other) && self.is_linked(*other, peer) {
-                    connected.insert(*other);
-                    open.push(*other);
+                if !reached.contains(other) && self.is_linked(*other, peer) {
+                    reached.insert(*other);
+                    ends.push(*other);
                 }
             }
         }
-        connected
+        for (name, peer) in &mut self.peers {
+            match (reached.contains(name) && peer.counts(), peer.lost) {
+                (true, Some(_)) => back.extend(peer.reach()),
+                (false, None) => (peer.lost, peer.is_told) = (Some(now), false),
+                (true, None) | (false, Some(_)) => continue,
+            }
+            open.insert(*name);
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it is to be believed what it last said of its connections.
+    fn counts(&self) -> bool {
+        self.lost.is_none() || self.is_told
+    }
+
+    /// Takes over whom a run tells of a connection with; whether there is one less.
+    fn read_links(&mut self, run: Run, state: &State, standing: Standing) -> bool {
+        let known = state.known();
+        let before = self.links_at.replace((run, known.version));
+        let since = before
+            .filter(|(at, since)| *at == run && (known.collected..=known.version).contains(since));
+        let since = since.filter(|_| standing == Standing::Here);
+        let Some((_, since)) = since else {
+            let links = match standing {
+                Standing::Here => links_of(state),
+                Standing::Left => BTreeSet::new(),
+            };
+            let is_less = !self.links.is_subset(&links);
+            self.links = links;
+            return is_less;
+        };
+        let mut is_less = false;
+        for (key, value) in state.changed_since(since) {
+            if let Some(peer) = link_of(key) {
+                if value.and_then(|value| read(key, value)).is_some() {
+                    self.links.insert(peer);
+                } else {
+                    is_less |= self.links.remove(&peer);
+                }
+            }
+        }
+        is_less
+    }
+
+    /// It is within reach from here on; its run if others may have taken it for gone.
+    fn reach(&mut self) -> Option<Run> {
+        self.lost = None;
+        std::mem::replace(&mut self.was_reached, true).then_some(self.latest)
+    }
+
+    fn is_lost_for(&self, time: Duration, now: Instant) -> bool {
+        let lost = self.lost.map(|at| now.saturating_duration_since(at));
+        lost.is_some_and(|lost| lost >= time)
+    }
+
+    fn tell(&mut self, store: &Store, now: Instant, told: &mut Told) {
+        let live = match self.shown {
+            Some(_) => !self.is_lost_for(SILENCE, now),
+            None => self.lost.is_none(),
+        };
+        match self.newest {
+            Some((run, Standing::Here)) if live => self.show(run, store, told),
+            // Its keys are on their way to us, again after we missed too much: what was told stands.
+            None if live => {}
+            Some(_) | None => self.bury(&mut told.changes),
+        }
     }
 
     /// Tells how `run` differs from what was told of its peer.
-    fn show(&mut self, run: Run, states: &States, told: &mut Told) {
-        let Some(state) = states.get(&run.id()) else {
+    fn show(&mut self, run: Run, store: &Store, told: &mut Told) {
+        let Some(state) = store.get(run) else {
             return;
         };
-        let peer = run.name;
-        let version = version_of(state);
-        let shown = self.shown.entry(peer).or_insert_with(|| {
+        let (peer, known) = (run.name, state.known());
+        let shown = self.shown.get_or_insert_with(|| {
             told.changes.push(Change::Live { peer });
             Shown {
                 run,
-                version: (0, 0),
+                known: Known::default(),
                 entries: BTreeMap::new(),
             }
         });
         // An older run is never gone back to. A version going down is a run being told to us anew,
         // because we missed too much: it is complete when the version is where it was.
-        let older = run < shown.run || (run == shown.run && version.1 < shown.version.1);
-        if older || (run == shown.run && version == shown.version) {
+        let older = run < shown.run || (run == shown.run && known.version < shown.known.version);
+        if older || (run == shown.run && known == shown.known) {
             return;
         }
-        (shown.run, shown.version) = (run, version);
-        shown.differ(peer, state, told);
+        let since = shown.known.version;
+        let follows = run == shown.run && since > 0 && known.collected <= since;
+        (shown.run, shown.known) = (run, known);
+        if follows {
+            shown.follow(peer, since, state, told);
+        } else {
+            shown.differ(peer, state, told);
+        }
     }
 
-    fn bury(&mut self, peer: PeerName, changes: &mut Vec<Change>) {
-        let Some(shown) = self.shown.remove(&peer) else {
+    fn bury(&mut self, changes: &mut Vec<Change>) {
+        let Some(shown) = self.shown.take() else {
             return;
         };
-        let entries = shown.entries.into_values().filter_map(|item| item.entry);
+        let peer = shown.run.name;
+        let entries = shown
+            .entries
+            .iter()
+            .filter_map(|(key, value)| read(key, value));
         changes.extend(entries.map(|entry| Change::Withdrawn { peer, entry }));
         changes.push(Change::Dead { peer });
     }
 }
 
-impl Known {
-    fn read(before: Option<Self>, state: &NodeState, now: Instant) -> Self {
-        let heartbeat = state.heartbeat().into();
-        match before {
-            Some(before) => {
-                let moved = before.heartbeat < heartbeat && before.heartbeat > 0;
-                let [last, _] = before.moved;
-                let moved = if moved {
-                    [Some(now), last]
-                } else {
-                    before.moved
-                };
-                let known = if before.version == version_of(state) {
-                    before
-                } else {
-                    Self::read_keys(state)
-                };
-                Self {
-                    heartbeat,
-                    moved,
-                    ..known
-                }
-            }
-            None => Self {
-                heartbeat,
-                ..Self::read_keys(state)
-            },
-        }
-    }
-
-    fn read_keys(state: &NodeState) -> Self {
-        let standing = match state.get_versioned(PEER) {
-            None => Standing::Arriving,
-            Some(value) if value.is_deleted() => Standing::Left,
-            Some(_) => Standing::Here,
-        };
-        let established = |key, value| {
-            let entry = Entry::parse(key, value).ok().flatten();
-            if let Some(Entry::Link(peer, link)) = entry {
-                link.established.then_some(peer)
-            } else {
-                None
-            }
-        };
-        Self {
-            version: version_of(state),
-            heartbeat: 0,
-            moved: [None; 2],
-            standing,
-            links: state
-                .iter_prefix(LINKS)
-                .filter_map(|(key, value)| established(key, &value.value))
-                .collect(),
-            keys: state.key_values_including_deleted().count(),
-        }
-    }
-}
-
 impl Shown {
-    fn differ(&mut self, peer: PeerName, state: &NodeState, told: &mut Told) {
-        let fresh: BTreeMap<&str, &str> = state.key_values().take(MAX_ENTRIES).collect();
-        told.ignored += count(state.key_values().skip(MAX_ENTRIES).count());
-        self.entries.retain(|key, item| {
-            let keep = fresh.contains_key(key.as_str());
-            if let Some(entry) = item.entry.take_if(|_| !keep) {
+    /// Tells what was written since.
+    fn follow(&mut self, peer: PeerName, since: u64, state: &State, told: &mut Told) {
+        for (key, value) in state.changed_since(since) {
+            let Some(value) = value else {
+                let before = self.entries.remove(key);
+                if let Some(entry) = before.and_then(|value| read(key, &value)) {
+                    told.changes.push(Change::Withdrawn { peer, entry });
+                }
+                continue;
+            };
+            if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(key) {
+                told.ignored += 1;
+            } else {
+                self.put(peer, key, value, told);
+            }
+        }
+    }
+
+    /// Tells how the whole of it is otherwise.
+    fn differ(&mut self, peer: PeerName, state: &State, told: &mut Told) {
+        let fresh: BTreeMap<_, _> = state.entries().take(MAX_ENTRIES).collect();
+        told.ignored += (state.len() - fresh.len()) as u64;
+        self.entries.retain(|key, value| {
+            let keep = fresh.contains_key(key);
+            if let Some(entry) = read(key, value).filter(|_| !keep) {
                 told.changes.push(Change::Withdrawn { peer, entry });
             }
             keep
         });
         // Who it is comes before what it has.
-        let first = fresh.get_key_value(PEER);
-        let rest = fresh.iter().filter(|(key, _)| **key != PEER);
+        let first = fresh.get_key_value(&Arc::from(PEER));
+        let rest = fresh.iter().filter(|(key, _)| &****key != PEER);
         for (key, value) in first.into_iter().chain(rest) {
             self.put(peer, key, value, told);
         }
     }
 
-    fn put(&mut self, peer: PeerName, key: &str, value: &str, told: &mut Told) {
-        if self
-            .entries
-            .get(key)
-            .is_some_and(|item| item.value == value)
-        {
-            return;
-        }
-        let entry = Entry::parse(key, value).unwrap_or_else(|error| {
-            debug!(%peer, key, %error, "an entry cannot be read");
-            None
-        });
-        told.ignored += u64::from(entry.is_none());
-        let item = Item {
-            value: value.to_owned(),
-            entry: entry.clone(),
+    fn put(&mut self, peer: PeerName, key: &Arc<str>, value: &Arc<str>, told: &mut Told) {
+        let before = match self.entries.get(key) {
+            Some(before) if before == value => return,
+            Some(before) => read(key, before),
+            None => None,
         };
-        let before = self.entries.insert(key.to_owned(), item);
-        match (entry, before.and_then(|item| item.entry)) {
+        let entry = read(key, value);
+        told.ignored += u64::from(entry.is_none());
+        self.entries.insert(Arc::clone(key), Arc::clone(value));
+        match (entry, before) {
             (Some(entry), _) => told.changes.push(Change::Published { peer, entry }),
             (None, Some(entry)) => told.changes.push(Change::Withdrawn { peer, entry }),
             (None, None) => {}
@@ -378,10 +444,37 @@ impl Shown {
     }
 }
 
-fn version_of(state: &NodeState) -> (u64, u64) {
-    (state.last_gc_version(), state.max_version())
+/// None of a run whose `peer` entry has not come yet.
+fn standing(state: &State) -> Option<Standing> {
+    match state.get(PEER)? {
+        Some(_) => Some(Standing::Here),
+        None => Some(Standing::Left),
+    }
 }
 
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
+/// Whom a run tells of a connection with, whether frames may flow over it or not: gossip does.
+fn links_of(state: &State) -> BTreeSet<PeerName> {
+    let entries = state.prefixed(LINKS);
+    let links = entries.filter_map(|(key, value)| match read(key, value)? {
+        Entry::Link(peer, _) => Some(peer),
+        Entry::Peer(_)
+        | Entry::Ring(..)
+        | Entry::Name { .. }
+        | Entry::Mac(..)
+        | Entry::Network(_) => None,
+    });
+    links.collect()
+}
+
+/// Whom a connection is with that a key stands for.
+fn link_of(key: &str) -> Option<PeerName> {
+    let peer = key.strip_prefix(LINKS)?.parse().ok()?;
+    (Topic::Link(peer).key() == key).then_some(peer)
+}
+
+fn read(key: &str, value: &str) -> Option<Entry> {
+    Entry::parse(key, value).unwrap_or_else(|error| {
+        debug!(key, %error, "an entry cannot be read");
+        None
+    })
 }

@@ -28,8 +28,6 @@ mod clock;
 mod crossings;
 #[path = "../../tests/cluster/dataplane.rs"]
 mod dataplane;
-#[path = "../../tests/cluster/gossip.rs"]
-mod gossip;
 #[path = "../../tests/cluster/model.rs"]
 mod model;
 #[path = "../../tests/cluster/peer.rs"]

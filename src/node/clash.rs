@@ -25,11 +25,7 @@ pub(super) struct Clash {
 
 impl Node {
     /// A run of our name that is not ours is newer than ours.
-    pub(super) async fn on_clash(
-        &mut self,
-        generation: u64,
-        other: PeerInfo,
-    ) -> anyhow::Result<()> {
+    pub(super) fn on_clash(&mut self, generation: u64, other: PeerInfo) -> anyhow::Result<()> {
         let now = Instant::now();
         let is_ours = (self.config.started, self.config.uid) < (other.started, other.uid);
         let who = format!("{} (run {})", other.nickname, other.uid);
@@ -55,13 +51,13 @@ impl Node {
             is_ours,
         });
         match is_ours {
-            true => self.renew_gossip(generation).await,
+            true => self.renew_gossip(generation),
             false => Ok(()),
         }
     }
 
     /// What time brings: the other one is forgotten; and where it was first and is gone, we are the one.
-    pub(super) async fn end_clash(&mut self) -> anyhow::Result<()> {
+    pub(super) fn end_clash(&mut self) -> anyhow::Result<()> {
         let gone = |clash: &mut Clash| clash.seen.elapsed() > GONE;
         let Some(clash) = self.mesh.clash.take_if(gone) else {
             return Ok(());
@@ -69,7 +65,7 @@ impl Node {
         info!(name = %self.config.name, "the other router with our name, {}, is not heard of any more", clash.who);
         match clash.is_ours {
             true => Ok(()),
-            false => self.renew_gossip(clash.generation).await,
+            false => self.renew_gossip(clash.generation),
         }
     }
 

@@ -1,20 +1,17 @@
 //! What the machines want done, and what gossip brings: the crossings between them.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
-use weft_gossip::{Change, Entry, Link, Topic};
+use weft_gossip::{Change, Entry, Event as GossipEvent, Topic};
 use weft_ipam::Event as IpamEvent;
 use weft_router::session::{RecvSession, SendSession};
-use weft_router::topology::LinkState;
-use weft_router::{ConnId, Event as RouterEvent, PeerInfo, nearness};
+use weft_router::{ConnId, Event as RouterEvent};
 use weft_wire::PeerName;
 use weft_wire::control::{RefusalReason, SessionKey};
 
-use super::{Node, Session};
+use super::{BUDGET, Node, Session};
 use crate::convert;
 use crate::dataplane::{Activity, Command, Receiver};
 use crate::state::PoolState;
@@ -22,20 +19,32 @@ use crate::state::PoolState;
 impl Node {
     /// Carries out effects until no machine has any left, then puts a fresh forwarding snapshot in
     /// place if one is due.
+    ///
+    /// What others say comes in bursts: a new snapshot for each piece of it would be much work, and all
+    /// of it at once would keep everything else waiting.
     pub(super) async fn carry_out(&mut self) -> anyhow::Result<()> {
+        let mut budget = BUDGET;
         loop {
             if let Some(event) = self.router.poll_event() {
                 self.on_router(event).await;
             } else if let Some(event) = self.ipam.poll_event() {
                 self.on_ipam(event).await;
             } else if let Some(event) = self.macs.home.poll_event() {
-                self.on_home(event).await;
-            } else {
+                self.on_home(event);
+            } else if budget > 0
+                && let Some(event) = self.mesh.gossip.poll_event()
+            {
+                budget -= 1;
+                self.on_gossip(event).await?;
+            } else if !self.tell_router() {
                 break;
             }
         }
         if std::mem::take(&mut self.mesh.stale) {
             self.replace_forwarding();
+        }
+        if self.names.stale {
+            self.names.share();
         }
         Ok(())
     }
@@ -111,9 +120,8 @@ impl Node {
             RouterEvent::Connected { peer, hello, .. } => {
                 info!(%peer, nickname = %hello.nickname, "connected");
                 self.mesh.ports.insert(peer, hello.port);
-                self.mesh
-                    .gossip
-                    .set_neighbours(self.router.connected().into_iter().collect());
+                self.mesh.gossip.handle_connected(peer);
+                self.tell_neighbours(now);
                 self.ipam.handle_connected(peer, now);
             }
             RouterEvent::Established { peer } => {
@@ -130,15 +138,15 @@ impl Node {
                         self.mesh.terminations += 1;
                     }
                 }
-                self.mesh
-                    .gossip
-                    .set_neighbours(self.router.connected().into_iter().collect());
+                self.tell_neighbours(now);
                 self.ipam.handle_disconnected(peer, now);
                 self.mesh.stale = true;
             }
             RouterEvent::Message { from, body } => self.on_message(from, &body),
-            RouterEvent::Gossip { from, bytes } => self.mesh.gossip.handle_message(from, bytes),
-            RouterEvent::LinksChanged => self.publish_links().await,
+            RouterEvent::Gossip { from, bytes } => {
+                self.mesh.gossip.handle_message(from, &bytes, now);
+            }
+            RouterEvent::LinksChanged => self.publish_links(),
             RouterEvent::RoutesChanged => self.on_routes(now),
             RouterEvent::TargetsChanged => {
                 self.persisted.state.targets = self
@@ -218,7 +226,7 @@ impl Node {
                     debug!(peer = %to, %error, "address message not sent");
                 }
             }
-            IpamEvent::Announce { pool, digest } => self.announce_ring(pool, digest).await,
+            IpamEvent::Announce { pool, digest } => self.announce_ring(pool, digest),
             IpamEvent::Joined(pool) => {
                 self.host.check_overlap(convert::api_cidr(&pool)).await;
                 self.route_answers().await;
@@ -227,7 +235,9 @@ impl Node {
                 let pool = pool.to_string();
                 self.persisted.state.pools.remove(&pool);
                 self.persisted.save();
-                self.mesh.gossip.withdraw(&Topic::Ring(pool)).await;
+                self.mesh
+                    .gossip
+                    .withdraw(&Topic::Ring(pool), Instant::now());
                 self.route_answers().await;
             }
             IpamEvent::Synced { peer } => self.router.set_synced(peer, Instant::now()),
@@ -237,7 +247,7 @@ impl Node {
                 holder,
             } => {
                 error!(%container, %addr, %holder, "address conflict: two rings met, and {holder} holds {addr} in the one that stays");
-                self.cut_off(&container).await;
+                self.cut_off(&container);
                 self.review_fast();
             }
         }
@@ -263,56 +273,31 @@ impl Node {
         }
     }
 
-    pub(super) async fn announce_ring(&self, pool: weft_ipam::Cidr, digest: weft_ipam::Digest) {
-        let entry = Entry::Ring(pool.to_string(), digest.to_string());
-        self.publish(entry).await;
+    async fn on_gossip(&mut self, event: GossipEvent) -> anyhow::Result<()> {
+        match event {
+            GossipEvent::Send { to, bytes } => {
+                if let Err(error) = self.router.send_gossip(to, bytes, Instant::now()) {
+                    debug!(peer = %to, %error, "gossip not sent; what is lacking is found out");
+                }
+                Ok(())
+            }
+            GossipEvent::Change(change) => self.handle_change(change).await,
+        }
     }
 
-    pub(super) async fn publish(&self, entry: Entry) {
-        if let Err(error) = self.mesh.gossip.publish(entry).await {
+    pub(super) fn tell_neighbours(&mut self, now: Instant) {
+        let connected = self.router.connected().into_iter().collect();
+        self.mesh.gossip.set_neighbours(&connected, now);
+    }
+
+    pub(super) fn announce_ring(&mut self, pool: weft_ipam::Cidr, digest: weft_ipam::Digest) {
+        self.publish(&Entry::Ring(pool.to_string(), digest.to_string()));
+    }
+
+    pub(super) fn publish(&mut self, entry: &Entry) {
+        if let Err(error) = self.mesh.gossip.publish(entry, Instant::now()) {
             error!(%error, "not published");
         }
-    }
-
-    /// Publishes what changed of our own connections.
-    pub(super) async fn publish_links(&mut self) {
-        let links = self.own_links();
-        let old = std::mem::replace(&mut self.mesh.published, links.clone());
-        for peer in old.keys().filter(|peer| !links.contains_key(peer)) {
-            self.mesh.gossip.withdraw(&Topic::Link(*peer)).await;
-        }
-        for (peer, link) in links {
-            if old.get(&peer) != Some(&link) {
-                self.publish(Entry::Link(peer, link)).await;
-            }
-        }
-    }
-
-    /// Our connections as others should see them: whether frames flow, and where the peer can be
-    /// dialled, which for one that dialled us is the port it said it listens on.
-    fn own_links(&self) -> BTreeMap<PeerName, Link> {
-        let states = self.router.own_links();
-        let connections = self.router.connections().into_iter();
-        connections
-            .filter_map(|c| {
-                let (peer, remote) = (c.peer?.0, c.remote?);
-                let established = states.get(&peer)?.established;
-                let port = if c.outbound {
-                    remote.port()
-                } else {
-                    *self.mesh.ports.get(&peer)?
-                };
-                let address = SocketAddr::new(remote.ip(), port);
-                Some((
-                    peer,
-                    Link {
-                        established,
-                        outbound: c.outbound,
-                        address,
-                    },
-                ))
-            })
-            .collect()
     }
 
     pub(super) async fn handle_change(&mut self, change: Change) -> anyhow::Result<()> {
@@ -322,13 +307,7 @@ impl Node {
             Change::Withdrawn { peer, entry } => self.on_withdrawn(peer, &entry, now).await,
             Change::Live { peer } => self.on_live(peer).await,
             Change::Dead { peer } => self.on_dead(peer, now).await,
-            Change::Clash { generation, info } => self.on_clash(generation, info).await?,
-            Change::Stopped => {
-                error!(
-                    "gossip has ended by itself and is started again; please report this with the log above"
-                );
-                self.renew_gossip(0).await?;
-            }
+            Change::Clash { generation, info } => self.on_clash(generation, info)?,
         }
         Ok(())
     }
@@ -337,13 +316,13 @@ impl Node {
         match entry {
             Entry::Peer(info) => {
                 self.mesh.info.insert(peer, info);
-                self.tell_links(peer, now);
-                self.tell_addresses(peer, now);
+                self.mesh.relinked.insert(peer);
+                self.mesh.readdressed.insert(peer);
             }
             Entry::Link(to, link) => {
-                self.mesh.links.entry(peer).or_default().insert(to, link);
-                self.tell_links(peer, now);
-                self.tell_addresses(to, now);
+                self.mesh.links.set(peer, to, link);
+                self.mesh.relinked.insert(peer);
+                self.mesh.readdressed.insert(to);
             }
             Entry::Ring(pool, digest) => {
                 if let (Ok(pool), Ok(digest)) = (pool.parse(), digest.parse()) {
@@ -372,12 +351,14 @@ impl Node {
                 self.mesh.info.remove(&peer);
             }
             Entry::Link(to, _) => {
-                if let Some(links) = self.mesh.links.get_mut(&peer) {
-                    links.remove(to);
-                }
-                self.tell_links(peer, now);
+                self.mesh.links.unset(peer, *to);
+                self.mesh.relinked.insert(peer);
             }
-            Entry::Ring(..) => {}
+            Entry::Ring(pool, _) => {
+                if let Ok(pool) = pool.parse() {
+                    self.ipam.handle_digest_gone(peer, pool);
+                }
+            }
             Entry::Name {
                 fqdn,
                 container,
@@ -398,69 +379,30 @@ impl Node {
     pub(super) async fn on_dead(&mut self, peer: PeerName, now: Instant) {
         info!(%peer, "a peer is gone");
         self.mesh.info.remove(&peer);
-        self.mesh.links.remove(&peer);
+        self.mesh.links.forget(peer);
         self.router.handle_peer_gone(peer, now);
         self.names.drop_origin(peer);
         self.forget_macs_of(peer, now).await;
         self.forget_networks_of(peer).await;
     }
 
-    /// Tells the router what a peer says of its connections; only once we know which run of it
-    /// speaks.
-    fn tell_links(&mut self, peer: PeerName, now: Instant) {
-        let Some(info) = self.mesh.info.get(&peer) else {
-            return;
-        };
-        let links = self.mesh.links.get(&peer).into_iter().flatten();
-        let links = links
-            .map(|(to, link)| {
-                (
-                    *to,
-                    LinkState {
-                        established: link.established,
-                    },
-                )
-            })
-            .collect();
-        self.router.handle_links(peer, info.uid, links, now);
-    }
-
-    /// Tells the router where a peer may be reached: where it says itself, and where others have. What
-    /// discovery dials.
-    fn tell_addresses(&mut self, peer: PeerName, now: Instant) {
-        if peer == self.config.name {
-            return;
-        }
-        let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
-        let seen = self.mesh.links.values();
-        let seen = seen.filter_map(|links| Some(links.get(&peer)?.address));
-        let addresses = nearness::in_order(
-            advertised.map_or(&[], Vec::as_slice),
-            seen,
-            &self.mesh.subnets,
-        );
-        self.router
-            .handle_peer_info(peer, PeerInfo { addresses }, now);
-    }
-
     /// Takes a container whose address belongs to another one off the network: the data plane lets
     /// it speak no more, and its name goes. The status says how to give it a new address.
-    async fn cut_off(&mut self, container: &weft_ipam::ContainerId) {
+    fn cut_off(&mut self, container: &weft_ipam::ContainerId) {
         self.mesh.stale = true;
         let filter = weft_dns::Filter {
             container: Some(container.as_str().to_owned()),
             ..Default::default()
         };
-        self.remove_names(&filter).await;
+        self.remove_names(&filter);
     }
 
-    pub(super) async fn remove_names(&mut self, filter: &weft_dns::Filter) -> u64 {
+    pub(super) fn remove_names(&mut self, filter: &weft_dns::Filter) -> u64 {
         let removed = self.names.table.remove_own(filter);
         for record in &removed {
             self.mesh
                 .gossip
-                .withdraw(&convert::name_entry(record).topic())
-                .await;
+                .withdraw(&convert::name_entry(record).topic(), Instant::now());
         }
         if !removed.is_empty() {
             self.names.share();

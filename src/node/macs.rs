@@ -184,7 +184,7 @@ impl Node {
     }
 
     /// Something is to be said of our MACs.
-    pub(super) async fn on_home(&mut self, event: home::Event) {
+    pub(super) fn on_home(&mut self, event: home::Event) {
         if !self.config.mesh.mac_gossip {
             return;
         }
@@ -193,11 +193,13 @@ impl Node {
                 key,
                 kind,
                 addresses,
-            } => self.publish(entry(key, kind, &addresses)).await,
+            } => self.publish(&entry(key, kind, &addresses)),
             home::Event::Withdraw {
                 key: (network, mac),
             } => {
-                self.mesh.gossip.withdraw(&Topic::Mac(network, mac)).await;
+                self.mesh
+                    .gossip
+                    .withdraw(&Topic::Mac(network, mac), Instant::now());
             }
         }
     }

@@ -7,6 +7,7 @@
 //! Invariant: a network is in the state if it is on this host, and is published if it is on this host.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use tracing::{info, warn};
 use weft_api::ContainerId;
@@ -57,7 +58,7 @@ impl Node {
         self.networks_changed(before).await;
         made.map_err(|error| Failure::unavailable(format!("{error:#}")))?;
         info!(network = %key, "this host is in a network");
-        self.publish(Entry::Network(key.clone())).await;
+        self.publish(&Entry::Network(key.clone()));
         if let Some((number, _)) = self.host.network(key) {
             // Others may have said long ago what is there.
             self.place_macs_of(number).await;
@@ -111,8 +112,7 @@ impl Node {
         self.unbind_network(key).await;
         self.mesh
             .gossip
-            .withdraw(&Topic::Network(key.clone()))
-            .await;
+            .withdraw(&Topic::Network(key.clone()), Instant::now());
         // The routes of the resolver's answers go before the bridge they lead through, which would take
         // them all with it.
         let links = self.host.forget(number);

@@ -85,11 +85,11 @@ impl Node {
                 send(reply, Ok(addresses(freed)));
             }
             Request::AddName(body, reply) => {
-                let added = self.add_name(body).await;
+                let added = self.add_name(body);
                 send(reply, added);
             }
             Request::RemoveNames(body, reply) => {
-                let removed = self.remove_names_like(body).await;
+                let removed = self.remove_names_like(body);
                 send(reply, removed);
             }
             Request::FindName(name, reply) => send(reply, self.find_name(&name)),
@@ -253,7 +253,7 @@ impl Node {
         })
     }
 
-    async fn add_name(&mut self, body: api::AddName) -> Result<(), Failure> {
+    fn add_name(&mut self, body: api::AddName) -> Result<(), Failure> {
         let domain = self
             .config
             .dns
@@ -269,15 +269,12 @@ impl Node {
         if let Some(record) = added {
             self.names.share();
             self.save_names();
-            self.publish(convert::name_entry(&record)).await;
+            self.publish(&convert::name_entry(&record));
         }
         Ok(())
     }
 
-    async fn remove_names_like(
-        &mut self,
-        body: api::RemoveNames,
-    ) -> Result<api::RemovedNames, Failure> {
+    fn remove_names_like(&mut self, body: api::RemoveNames) -> Result<api::RemovedNames, Failure> {
         let domain = self
             .config
             .dns
@@ -290,13 +287,11 @@ impl Node {
             .transpose()
             .map_err(Failure::bad)?;
         let container = body.container.map(|c| c.as_str().to_owned());
-        let removed = self
-            .remove_names(&Filter {
-                name,
-                container,
-                addr: body.addr,
-            })
-            .await;
+        let removed = self.remove_names(&Filter {
+            name,
+            container,
+            addr: body.addr,
+        });
         Ok(api::RemovedNames { removed })
     }
 

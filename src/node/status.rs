@@ -42,6 +42,7 @@ impl Node {
             data: self.data.counters(),
             terminations: self.mesh.terminations,
             gossip: self.mesh.gossip.counters(),
+            unrouted: self.router.topology().left_out(),
             carriers: self.fast.changes,
             queries: resolver.map(|r| r.counters().collect()).unwrap_or_default(),
         };
@@ -135,14 +136,13 @@ impl Node {
             .map(|name| {
                 let info = self.mesh.info.get(name);
                 let us = *name == self.config.name;
-                let links = if us {
-                    Some(&self.mesh.published)
-                } else {
-                    self.mesh.links.get(name)
+                let links: Vec<_> = match us {
+                    true => self.mesh.published.iter().map(|(to, l)| (*to, l)).collect(),
+                    false => self.mesh.links.of(*name).collect(),
                 };
-                let links = links.into_iter().flatten().map(|(to, link)| out::Link {
-                    peer: *to,
-                    nickname: nick(to),
+                let links = links.into_iter().map(|(to, link)| out::Link {
+                    peer: to,
+                    nickname: nick(&to),
                     address: link.address.to_string(),
                     outbound: link.outbound,
                     established: link.established,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use weft_dns::{Filter, Name, Record};
-use weft_gossip::{Change, Entry, Link, Topic};
+use weft_gossip::{Change, Entry, Event as GossipEvent, Link, SILENCE, Topic};
 use weft_ipam::{ContainerId, Event as IpamEvent};
 use weft_router::macs::{Kind, Location};
 use weft_router::session::{RecvSession, SendSession};
@@ -29,6 +29,14 @@ impl World {
                 Some(event) => (Some(event), None),
                 None => (None, up.ipam.poll_event()),
             };
+            if (&router, &ipam) == (&None, &None) {
+                match up.gossip.poll_event() {
+                    Some(event) => self.on_gossip(n, event),
+                    None if self.tell_of_links(n) => {}
+                    None => break,
+                }
+                continue;
+            }
             // What the allocator wants is rarer than what the router wants, and matters more.
             let crashes = match (&router, &ipam) {
                 (_, Some(_)) => 20 * self.crashes,
@@ -44,12 +52,11 @@ impl World {
                 (None, None) => break,
             }
         }
-        self.plan_look(n);
         let deadline = self.peers[n].deadline();
         let due = deadline.map(|(at, _)| self.by_our_clock(n, at));
-        let peer = &mut self.peers[n];
-        peer.due = due;
-        if peer.up.as_ref().is_some_and(|up| up.stale) {
+        self.set_due(n, due);
+        let is_stale = self.peers[n].up.as_ref().is_some_and(|up| up.stale);
+        if is_stale {
             self.replace_forwarding(n);
         }
     }
@@ -120,6 +127,7 @@ impl World {
             }
             Event::Connected { peer, hello, .. } => {
                 self.up(n).ports.insert(peer, hello.port);
+                self.up(n).gossip.handle_connected(peer);
                 self.tell_neighbours(n);
                 self.up(n).ipam.handle_connected(peer, now);
                 if self.broken == Broken::NoBarrier {
@@ -137,10 +145,7 @@ impl World {
                 taken.expect("peers of one version understand each other");
             }
             Event::Gossip { from, bytes } => {
-                if let Some(envelope) = self.open_mail(&bytes) {
-                    let out = self.up(n).gossip.handle(from, envelope, now);
-                    self.post(n, out);
-                }
+                self.up(n).gossip.handle_message(from, &bytes, now);
             }
             Event::LinksChanged => self.publish_links(n),
             Event::RoutesChanged => {
@@ -165,11 +170,22 @@ impl World {
         }
     }
 
+    fn on_gossip(&mut self, n: usize, event: GossipEvent) {
+        let now = self.clock(n);
+        match event {
+            // What finds no way is made up for.
+            GossipEvent::Send { to, bytes } => {
+                let _ = self.up(n).router.send_gossip(to, bytes, now);
+            }
+            GossipEvent::Change(change) => self.handle_change(n, change),
+        }
+    }
+
     fn tell_neighbours(&mut self, n: usize) {
+        let now = self.clock(n);
         let up = self.up(n);
         let connected = up.router.connected().into_iter().collect();
-        let out = up.gossip.set_neighbours(connected);
-        self.post(n, out);
+        up.gossip.set_neighbours(&connected, now);
     }
 
     fn on_ipam(&mut self, n: usize, event: IpamEvent) {
@@ -194,12 +210,14 @@ impl World {
             }
             IpamEvent::Announce { pool, digest } => {
                 let entry = Entry::Ring(pool.to_string(), digest.to_string());
-                self.up(n).gossip.publish(entry);
+                self.up(n).gossip.publish(&entry, now).unwrap();
             }
             IpamEvent::Joined(_) => {}
             IpamEvent::Forget(pool) => {
                 self.peers[n].disk.pools.remove(&pool);
-                self.up(n).gossip.withdraw(&Topic::Ring(pool.to_string()));
+                self.up(n)
+                    .gossip
+                    .withdraw(&Topic::Ring(pool.to_string()), now);
             }
             IpamEvent::Synced { peer } => self.up(n).router.set_synced(peer, now),
             IpamEvent::Conflict {
@@ -213,15 +231,16 @@ impl World {
     }
 
     fn publish_links(&mut self, n: usize) {
+        let now = self.clock(n);
         let up = self.up(n);
         let links = own_links(up);
         let old = std::mem::replace(&mut up.published, links.clone());
         for peer in old.keys().filter(|peer| !links.contains_key(peer)) {
-            up.gossip.withdraw(&Topic::Link(*peer));
+            up.gossip.withdraw(&Topic::Link(*peer), now);
         }
         for (peer, link) in links {
             if old.get(&peer) != Some(&link) {
-                up.gossip.publish(Entry::Link(peer, link));
+                up.gossip.publish(&Entry::Link(peer, link), now).unwrap();
             }
         }
     }
@@ -231,21 +250,11 @@ impl World {
             return;
         }
         match change {
-            Change::Live { .. } => {}
+            Change::Live { peer } => self.on_live(n, peer),
             Change::Published { peer, entry } => self.on_published(n, peer, entry),
             Change::Withdrawn { peer, entry } => self.on_withdrawn(n, peer, &entry),
-            Change::Dead { peer } => {
-                let now = self.clock(n);
-                let up = self.up(n);
-                up.info.remove(&peer);
-                up.links.remove(&peer);
-                up.router.handle_peer_gone(peer, now);
-                up.names.drop_origin(peer);
-                let forgotten = up.macs.remove_peer(peer);
-                up.stale |= !forgotten.is_empty();
-            }
+            Change::Dead { peer } => self.on_dead(n, peer),
             Change::Clash { generation, info } => self.on_clash(n, generation, &info),
-            Change::Stopped => panic!("simulated gossip does not stop"),
         }
     }
 
@@ -261,9 +270,58 @@ impl World {
         }
         let disk = &mut self.peers[n].disk;
         disk.generation = disk.generation.max(generation) + 1;
-        let generation = disk.generation;
-        let out = self.up(n).gossip.renew(generation);
-        self.post(n, out);
+        self.renew_gossip(n);
+    }
+
+    /// As `src/node/renewal.rs` does.
+    fn renew_gossip(&mut self, n: usize) {
+        let now = self.clock(n);
+        let peer = &mut self.peers[n];
+        let up = peer.up.as_ref().unwrap();
+        let gossip = peer.gossip(&up.names, &up.own, now);
+        let up = self.up(n);
+        up.gossip = gossip;
+        up.unconfirmed = up.info.keys().copied().collect();
+        up.renewed = now;
+        up.published.clear();
+        self.tell_neighbours(n);
+        self.publish_links(n);
+        let rings = self.up(n).ipam.iter().map(|a| (a.pool(), a.digest()));
+        for (pool, digest) in rings.collect::<Vec<_>>() {
+            let entry = Entry::Ring(pool.to_string(), digest.to_string());
+            self.up(n).gossip.publish(&entry, now).unwrap();
+        }
+    }
+
+    fn on_live(&mut self, n: usize, peer: PeerName) {
+        let up = self.up(n);
+        if up.unconfirmed.remove(&peer) {
+            up.links.forget(peer);
+            up.names.drop_origin(peer);
+            let forgotten = up.macs.remove_peer(peer);
+            up.stale |= !forgotten.is_empty();
+        }
+    }
+
+    fn on_dead(&mut self, n: usize, peer: PeerName) {
+        let now = self.clock(n);
+        let up = self.up(n);
+        up.info.remove(&peer);
+        up.links.forget(peer);
+        up.router.handle_peer_gone(peer, now);
+        up.names.drop_origin(peer);
+        let forgotten = up.macs.remove_peer(peer);
+        up.stale |= !forgotten.is_empty();
+    }
+
+    pub(crate) fn drop_unconfirmed(&mut self, n: usize) {
+        let now = self.clock(n);
+        let up = self.up(n);
+        if now.saturating_duration_since(up.renewed) > SILENCE {
+            for peer in std::mem::take(&mut up.unconfirmed) {
+                self.on_dead(n, peer);
+            }
+        }
     }
 
     fn on_published(&mut self, n: usize, peer: PeerName, entry: Entry) {
@@ -271,13 +329,13 @@ impl World {
         match entry {
             Entry::Peer(info) => {
                 self.up(n).info.insert(peer, info);
-                self.tell_links(n, peer);
+                self.up(n).relinked.insert(peer);
             }
             Entry::Link(to, link) => {
-                let said = self.up(n).links.entry(peer).or_default();
-                said.insert(to, link);
-                self.tell_links(n, peer);
-                self.tell_addresses(n, to);
+                let up = self.up(n);
+                up.links.set(peer, to, link);
+                up.relinked.insert(peer);
+                up.readdressed.insert(to);
             }
             Entry::Ring(pool, digest) => {
                 let (pool, digest) = (pool.parse().unwrap(), digest.parse().unwrap());
@@ -318,12 +376,13 @@ impl World {
                 self.up(n).info.remove(&peer);
             }
             Entry::Link(to, _) => {
-                if let Some(links) = self.up(n).links.get_mut(&peer) {
-                    links.remove(to);
-                }
-                self.tell_links(n, peer);
+                self.up(n).links.unset(peer, *to);
+                self.up(n).relinked.insert(peer);
             }
-            Entry::Ring(..) => {}
+            Entry::Ring(pool, _) => {
+                let pool = pool.parse().unwrap();
+                self.up(n).ipam.handle_digest_gone(peer, pool);
+            }
             Entry::Name {
                 fqdn,
                 container,
@@ -343,17 +402,30 @@ impl World {
         }
     }
 
+    /// As the node does, once for all that gossip brought.
+    fn tell_of_links(&mut self, n: usize) -> bool {
+        let relinked = std::mem::take(&mut self.up(n).relinked);
+        let readdressed = std::mem::take(&mut self.up(n).readdressed);
+        for peer in &relinked {
+            self.tell_links(n, *peer);
+        }
+        for peer in &readdressed {
+            self.tell_addresses(n, *peer);
+        }
+        !relinked.is_empty() || !readdressed.is_empty()
+    }
+
     fn tell_links(&mut self, n: usize, peer: PeerName) {
         let now = self.clock(n);
         let up = self.up(n);
         let Some(info) = up.info.get(&peer) else {
             return;
         };
-        let links = up.links.get(&peer).into_iter().flatten();
         let state = |link: &Link| LinkState {
             established: link.established,
         };
-        let links = links.map(|(to, link)| (*to, state(link))).collect();
+        let links = up.links.of(peer);
+        let links = links.map(|(to, link)| (to, state(link))).collect();
         up.router.handle_links(peer, info.uid, links, now);
     }
 
@@ -363,10 +435,7 @@ impl World {
             return;
         }
         let up = self.up(n);
-        let said = up.links.values();
-        let mut addresses: Vec<_> = said
-            .filter_map(|links| Some(links.get(&peer)?.address))
-            .collect();
+        let mut addresses: Vec<_> = up.links.with(peer).map(|link| link.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         up.router
@@ -380,7 +449,11 @@ impl World {
         let added = up.names.add_own(name, container.as_str(), addr).unwrap();
         if let Some(record) = added {
             self.peers[n].disk.names.push(record.clone());
-            self.up(n).gossip.publish(name_entry(&record));
+            let now = self.clock(n);
+            self.up(n)
+                .gossip
+                .publish(&name_entry(&record), now)
+                .unwrap();
         }
     }
 
@@ -389,12 +462,13 @@ impl World {
             container: Some(container.as_str().to_owned()),
             ..Filter::default()
         };
+        let now = self.clock(n);
         let Some(up) = &mut self.peers[n].up else {
             return;
         };
         let removed = up.names.remove_own(&filter);
         for record in &removed {
-            up.gossip.withdraw(&name_entry(record).topic());
+            up.gossip.withdraw(&name_entry(record).topic(), now);
         }
         let own = up.names.own().cloned().collect();
         self.peers[n].disk.names = own;

@@ -1,14 +1,14 @@
 //! One peer: what it is told, what it has on its disk, and while it runs, its machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use weft_dns::{NameTable, Record};
-use weft_gossip::{Entry, Link, PeerInfo};
+use weft_gossip::{Entry, Gossip, Link, Links, PeerInfo};
 use weft_ipam::{Cidr, Init, Pools, PoolsConfig, Saved};
 use weft_router::flood::{FloodNumber, Seen};
 use weft_router::macs::MacTable;
@@ -19,9 +19,8 @@ use weft_wire::{Nickname, PeerName, PeerUid};
 
 use crate::clock::Clock;
 use crate::dataplane::{Forwarding, Receiver};
-use crate::gossip::{Gossip, INTERVAL};
 use crate::underlay::PORT;
-use crate::world::{Delivery, World};
+use crate::world::{Delivery, HOUSEKEEPING, World};
 
 /// What an operator would give on the command line.
 #[derive(Debug, Clone)]
@@ -72,8 +71,13 @@ pub(crate) struct Up {
     pub(crate) names: NameTable,
     pub(crate) macs: MacTable,
     pub(crate) gossip: Gossip,
+    /// Peers that gossip told of before it was begun anew, and not since.
+    pub(crate) unconfirmed: BTreeSet<PeerName>,
+    pub(crate) renewed: Instant,
     pub(crate) info: BTreeMap<PeerName, PeerInfo>,
-    pub(crate) links: BTreeMap<PeerName, BTreeMap<PeerName, Link>>,
+    pub(crate) links: Links,
+    pub(crate) relinked: BTreeSet<PeerName>,
+    pub(crate) readdressed: BTreeSet<PeerName>,
     pub(crate) ports: BTreeMap<PeerName, u16>,
     pub(crate) published: BTreeMap<PeerName, Link>,
     pub(crate) sessions: BTreeMap<ConnId, Session>,
@@ -82,7 +86,6 @@ pub(crate) struct Up {
     pub(crate) receivers: BTreeMap<ReceiverIndex, Receiver>,
     pub(crate) seen: Seen,
     pub(crate) numbers: FloodNumber,
-    pub(crate) look_is_coming: bool,
 }
 
 pub(crate) struct Session {
@@ -163,8 +166,9 @@ impl Peer {
 
     pub(crate) fn deadline(&self) -> Option<(Instant, &'static str)> {
         let up = self.up.as_ref()?;
-        let both = [up.router.poll_timeout(), up.ipam.poll_timeout()];
-        both.into_iter().flatten().min()
+        let gossip = up.gossip.poll_timeout();
+        let all = [up.router.poll_timeout(), up.ipam.poll_timeout(), gossip];
+        all.into_iter().flatten().min()
     }
 
     fn router_config(&self, uid: PeerUid, started: u64) -> Config {
@@ -209,6 +213,13 @@ impl Peer {
         all
     }
 
+    /// Gossip with what this peer says from the first moment on.
+    pub(crate) fn gossip(&self, names: &NameTable, own: &PeerInfo, now: Instant) -> Gossip {
+        let names = names.own().map(name_entry);
+        let initial = names.chain([Entry::Peer(own.clone())]).collect();
+        Gossip::new(self.name, self.disk.generation, initial, now).unwrap()
+    }
+
     fn own_info(&self, uid: PeerUid, started: u64) -> PeerInfo {
         PeerInfo {
             nickname: Nickname::new(&self.settings.nickname),
@@ -248,9 +259,8 @@ impl World {
                 .add_own(record.name.clone(), &record.container, record.addr)
                 .unwrap();
         }
-        let mut initial: Vec<Entry> = names.own().map(name_entry).collect();
         let own = peer.own_info(uid, started);
-        initial.push(Entry::Peer(own.clone()));
+        let gossip = peer.gossip(&names, &own, now);
         let macs = MacTable::new();
         let forwarding = Forwarding::empty(macs.view());
         peer.up = Some(Up {
@@ -258,10 +268,14 @@ impl World {
             router,
             ipam,
             names,
-            gossip: Gossip::new(peer.name, peer.disk.generation, initial),
+            gossip,
+            unconfirmed: BTreeSet::new(),
+            renewed: now,
             macs,
             info: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: Links::default(),
+            relinked: BTreeSet::new(),
+            readdressed: BTreeSet::new(),
             ports: BTreeMap::new(),
             published: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -270,11 +284,9 @@ impl World {
             receivers: BTreeMap::new(),
             seen: Seen::new(),
             numbers: FloodNumber::starting_at(flood_start),
-            look_is_coming: false,
         });
         let run = self.peers[n].run;
-        let tick = Duration::from_millis(self.random(1000));
-        self.later(INTERVAL.min(tick), Delivery::GossipTick(n, run));
+        self.later(HOUSEKEEPING, Delivery::Housekeeping(n, run));
         self.check_kept(n);
         self.work(n);
     }

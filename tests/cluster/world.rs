@@ -4,7 +4,7 @@
 //! Invariant: everything happens in the order of its time, ties in the order of its making, and
 //! nothing but the seed decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,6 @@ use weft_router::{ConnId, Router, Target};
 use weft_wire::PeerName;
 
 use crate::broken::Broken;
-use crate::gossip::{DEBOUNCE, Envelope, INTERVAL};
 use crate::model::{Model, domain};
 use crate::peer::{Peer, Settings};
 use crate::underlay::{End, Underlay};
@@ -46,9 +45,9 @@ pub(crate) struct World {
     pub(crate) trace: DefaultHasher,
     pub(crate) events: u64,
     queue: BTreeMap<(Instant, u64), Delivery>,
+    /// When peers' machines want to be called.
+    due: BTreeSet<(Instant, usize)>,
     made: u64,
-    /// Gossip on its way; what travels is its number.
-    mail: BTreeMap<u64, Envelope>,
 }
 
 /// Something that will happen.
@@ -58,8 +57,7 @@ pub(crate) enum Delivery {
     DialFailed(End, String),
     Pipe(End),
     Datagram(usize, usize, Vec<u8>),
-    GossipTick(usize, u64),
-    GossipLook(usize, u64),
+    Housekeeping(usize, u64),
     Start(usize),
 }
 
@@ -84,8 +82,8 @@ impl World {
             trace: DefaultHasher::new(),
             events: 0,
             queue: BTreeMap::new(),
+            due: BTreeSet::new(),
             made: 0,
-            mail: BTreeMap::new(),
         }
     }
 
@@ -177,22 +175,22 @@ impl World {
     }
 
     fn next_time(&self) -> Option<Instant> {
-        let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let timers = self.peers.iter().filter_map(|peer| peer.due);
-        timers.chain(queued).min()
+        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timer = self.due.first().map(|(at, _)| *at);
+        timer.into_iter().chain(queued).min()
     }
 
     fn step(&mut self) {
         let now = self.now;
-        for n in 0..self.peers.len() {
-            if self.peers[n].due.is_some_and(|due| due <= now) {
-                let now = self.clock(n);
-                if let Some(up) = &mut self.peers[n].up {
-                    up.router.handle_timeout(now);
-                    up.ipam.handle_timeout(now);
-                }
-                self.work(n);
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        for n in due.map(|(_, n)| *n).collect::<BTreeSet<_>>() {
+            let now = self.clock(n);
+            if let Some(up) = &mut self.peers[n].up {
+                up.router.handle_timeout(now);
+                up.ipam.handle_timeout(now);
+                up.gossip.handle_timeout(now);
             }
+            self.work(n);
         }
         while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= now) {
             let delivery = entry.remove();
@@ -212,9 +210,19 @@ impl World {
                 bytes.hash(&mut self.trace);
                 self.datagram(from, to, bytes);
             }
-            Delivery::GossipTick(n, run) => self.gossip_tick(n, run),
-            Delivery::GossipLook(n, run) => self.gossip_look(n, run),
+            Delivery::Housekeeping(n, run) => self.housekeeping(n, run),
             Delivery::Start(n) => self.start(n),
+        }
+    }
+
+    /// When a peer's machines want to be called.
+    pub(crate) fn set_due(&mut self, n: usize, due: Option<Instant>) {
+        let before = std::mem::replace(&mut self.peers[n].due, due);
+        if before != due {
+            if let Some(before) = before {
+                self.due.remove(&(before, n));
+            }
+            self.due.extend(due.map(|at| (at, n)));
         }
     }
 
@@ -227,69 +235,22 @@ impl World {
         }
     }
 
-    fn gossip_tick(&mut self, n: usize, run: u64) {
-        let Some(up) = self.peers[n].running(run) else {
-            return;
-        };
-        let out = up.gossip.tick();
-        up.gossip.look_is_due = true;
-        self.post(n, out);
-        self.later(INTERVAL, Delivery::GossipTick(n, run));
-        self.age_macs(n);
-        self.gossip_look(n, run);
-    }
-
-    fn gossip_look(&mut self, n: usize, run: u64) {
-        let now = self.clock(n);
-        let Some(up) = self.peers[n].running(run) else {
-            return;
-        };
-        up.look_is_coming = false;
-        let (changes, out) = up.gossip.look(now);
-        self.post(n, out);
-        for change in changes {
-            self.handle_change(n, change);
+    /// What a node does now and then.
+    fn housekeeping(&mut self, n: usize, run: u64) {
+        if self.peers[n].running(run).is_some() {
+            self.later(HOUSEKEEPING, Delivery::Housekeeping(n, run));
+            self.age_macs(n);
+            self.drop_unconfirmed(n);
             self.work(n);
         }
-        self.work(n);
-    }
-
-    /// After whatever happened to a peer's gossip: it looks at it soon.
-    pub(crate) fn plan_look(&mut self, n: usize) {
-        let run = self.peers[n].run;
-        if let Some(up) = &mut self.peers[n].up
-            && up.gossip.look_is_due
-            && !std::mem::replace(&mut up.look_is_coming, true)
-        {
-            self.later(DEBOUNCE, Delivery::GossipLook(n, run));
-        }
-    }
-
-    pub(crate) fn post(&mut self, n: usize, out: Vec<(PeerName, Envelope)>) {
-        let now = self.clock(n);
-        for (to, envelope) in out {
-            self.made += 1;
-            let number = self.made;
-            if let Some(up) = &mut self.peers[n].up {
-                let bytes = number.to_be_bytes().to_vec();
-                if up.router.send_gossip(to, bytes, now).is_ok() {
-                    self.mail.insert(number, envelope);
-                }
-            }
-        }
-    }
-
-    pub(crate) fn open_mail(&mut self, bytes: &[u8]) -> Option<Envelope> {
-        self.mail
-            .remove(&u64::from_be_bytes(bytes.try_into().unwrap()))
     }
 
     /// The process ends at once; without power its connections do not even end.
     pub(crate) fn kill(&mut self, n: usize, silently: bool) {
         self.drop_pipes_of(n, silently);
+        self.set_due(n, None);
         let peer = &mut self.peers[n];
         peer.is_dark = silently;
-        peer.due = None;
         peer.up = None;
         peer.run += 1;
         self.model.asked.retain(|(at, _), _| *at != n);
@@ -332,8 +293,8 @@ impl World {
         let Some(up) = &mut self.peers[n].up else {
             return;
         };
-        let farewell = up.gossip.withdraw_all();
-        self.post(n, farewell);
+        up.gossip.withdraw_all(now);
+        self.work(n);
         self.run_ms(100);
         if let Some(up) = &mut self.peers[n].up {
             up.router.shutdown(now);
@@ -427,3 +388,6 @@ impl World {
         }
     }
 }
+
+/// How often a node looks after what nobody waits for.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(5);

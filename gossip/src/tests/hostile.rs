@@ -2,313 +2,200 @@
 
 use std::time::Duration;
 
-use chitchat::ChitchatId;
-use tokio::time::sleep;
-use weft_wire::PeerName;
-use weft_wire::codec::Writer;
+use super::switch::{Switch, link, name, record};
+use crate::exchange::MAX_ANSWERS;
+use crate::message::{News, Set, digest, want};
+use crate::run::Run;
+use crate::store::{Known, MAX_HELD, MAX_KEYS, MAX_RUNS};
+use crate::{Change, Entry};
 
-use super::switch::{Peer, Switch, name, record};
-use crate::envelope::{MAX_KEYS, MAX_RUNS};
-use crate::run::{Run, address};
-
-/// Writes envelopes by hand.
-struct Forge(Writer);
-
-impl Forge {
-    fn new(kind: u8) -> Self {
-        let mut w = Writer::new();
-        w.raw(&[0x53, 0xb0, 0, kind]);
-        Self(w)
-    }
-
-    fn digest(mut self, ids: &[ChitchatId]) -> Self {
-        let count = u16::try_from(ids.len()).unwrap();
-        self.0.raw(&count.to_le_bytes());
-        for id in ids {
-            write_id(&mut self.0, id);
-            self.0.raw(&[9; 24]);
-        }
-        self
-    }
-
-    fn cluster(mut self) -> Vec<u8> {
-        write_text(&mut self.0, "weft");
-        self.0.into_bytes()
-    }
-
-    fn delta(mut self, ops: &[u8]) -> Vec<u8> {
-        for block in ops.chunks(60_000) {
-            let len = u16::try_from(block.len()).unwrap();
-            self.0.u8(2).raw(&len.to_le_bytes()).raw(block);
-        }
-        self.0.u8(0);
-        self.0.into_bytes()
-    }
-}
-
-fn write_text(w: &mut Writer, text: &str) {
-    let len = u16::try_from(text.len()).unwrap();
-    w.raw(&len.to_le_bytes()).raw(text.as_bytes());
-}
-
-fn write_id(w: &mut Writer, id: &ChitchatId) {
-    write_text(w, &id.node_id);
-    w.raw(&id.generation_id.to_le_bytes());
-    match id.gossip_advertise_addr {
-        std::net::SocketAddr::V4(v4) => w.u8(4).raw(&v4.ip().octets()),
-        std::net::SocketAddr::V6(v6) => w.u8(6).raw(&v6.ip().octets()),
-    };
-    w.raw(&id.gossip_advertise_addr.port().to_le_bytes());
-}
-
-fn node(run: Run, from: u64) -> Vec<u8> {
-    let mut w = Writer::new();
-    write_id(w.u8(0), &run.id());
-    w.raw(&0_u64.to_le_bytes()).raw(&from.to_le_bytes());
-    w.into_bytes()
-}
-
-fn set(key: &str, value: &str, version: u64) -> Vec<u8> {
-    let mut w = Writer::new();
-    write_text(w.u8(1), key);
-    write_text(&mut w, value);
-    w.raw(&version.to_le_bytes()).u8(0);
-    w.into_bytes()
-}
-
-fn max(version: u64) -> Vec<u8> {
-    let mut w = Writer::new();
-    w.u8(2).raw(&version.to_le_bytes());
-    w.into_bytes()
-}
-
-fn run(n: u8, generation: u64) -> Run {
+fn run(n: u16, generation: u64) -> Run {
     Run {
         name: name(n),
         generation,
     }
 }
 
-/// Two peers that know each other, and a stranger's messages to the first in the other's name.
-async fn attacked(messages: Vec<Vec<u8>>) -> Vec<Peer> {
-    let switch = Switch::default();
-    let mut peers = switch.line(2).await;
-    peers[0].until(2, &record("c2", 2), true).await;
-    for message in messages {
-        peers[0].gossip.handle_message(name(2), message);
-        sleep(Duration::from_millis(5)).await;
+fn known(version: u64) -> Known {
+    Known {
+        version,
+        collected: 0,
     }
-    // Both still hear of what the other says.
-    sleep(Duration::from_secs(1)).await;
-    for n in [1_u8, 2] {
-        let entry = record("after", n);
-        let (here, there) = (usize::from(n - 1), usize::from(2 - n));
-        peers[here].gossip.publish(entry.clone()).await.unwrap();
-        let took = peers[there].until(n, &entry, true).await;
-        assert!(took < Duration::from_secs(2), "took {took:?}");
-    }
-    peers
 }
 
-#[tokio::test(start_paused = true)]
-async fn bytes_that_are_no_gossip_are_dropped_and_counted() {
-    let mut messages = vec![vec![], vec![0], vec![0x53], vec![0xff; 70_000]];
-    // Every beginning of a real message, and every byte of it turned over.
-    let real = Forge::new(1).digest(&[run(3, 1).id()]);
-    let ops = [node(run(3, 1), 0), set("peer", "x", 1), max(1)].concat();
-    let real = real.delta(&ops);
-    messages.extend((0..real.len()).map(|end| real[..end].to_vec()));
-    let count = messages.len();
-    let peers = attacked(messages).await;
-    let counted = peers[0].gossip.counters();
-    assert_eq!(counted.undecodable, u64::try_from(count).unwrap());
-    let flipped = (0..real.len() * 8).map(|bit| {
-        let mut message = real.clone();
-        message[bit / 8] ^= 1 << (bit % 8);
-        message
+fn news(run: Run, since: u64, sets: &[(&str, Option<&str>, u64)]) -> Vec<u8> {
+    let last = sets.last().map_or(since, |(_, _, version)| *version);
+    let mut news = News::default();
+    let sets = sets.iter().map(|(key, value, version)| Set {
+        key,
+        value: *value,
+        version: *version,
     });
-    attacked(flipped.collect()).await;
+    assert!(news.add(run, known(last), since, sets));
+    news.into_bytes()
 }
 
-#[tokio::test(start_paused = true)]
-async fn operations_that_would_end_chitchat_are_left_out() {
-    let them = run(2, 1);
-    let harmful = [
-        // A key that does not begin with ASCII.
-        [node(them, 0), set("étranger", "", 900)].concat(),
-        [node(them, 0), set("", "", 900)].concat(),
-        // Versions that run backwards.
-        [node(them, 0), set("a", "", 901), max(1)].concat(),
-        [node(them, 0), set("a", "", 903), set("b", "", 902)].concat(),
-        // Entries that would not fit beside the others ever after.
-        [node(them, 0), set("a", &"x".repeat(60_000), 904)].concat(),
-        [node(them, 0), set(&"k".repeat(60_000), "x", 905)].concat(),
-        // Our own keys, up to the last version there is.
-        [node(run(1, 1), 0), set("peer", "", u64::MAX)].concat(),
-        [node(run(1, 1), 0), max(u64::MAX)].concat(),
-        // Without a node, twice the same, from the future, of nobody.
-        set("a", "", 1),
-        max(3),
-        [node(them, 0), node(them, 0)].concat(),
-        [node(them, 1 << 40), set("a", "", 1 << 41)].concat(),
-        [node(run(77, 1), 0), set("a", "", 1)].concat(),
-    ];
-    let messages = harmful.iter().map(|ops| Forge::new(2).delta(ops));
-    let switch = Switch::default();
-    let mut victim = switch.start(1, 1, vec![]).await;
-    let _them = switch.start(2, 1, vec![]).await;
-    switch.connect(1, 2);
-    sleep(Duration::from_secs(1)).await;
+/// Two peers that know each other, and a stranger's messages to the first in the other's name; both
+/// must still hear of what the other says.
+fn attacked(messages: &[Vec<u8>]) -> Switch {
+    let mut switch = Switch::line(2);
+    switch.run_secs(1);
     for message in messages {
-        victim.gossip.handle_message(name(2), message);
-        sleep(Duration::from_millis(50)).await;
+        switch.forge(2, 1, message);
+        switch.run(Duration::from_millis(5));
     }
-    victim.gossip.publish(record("still", 1)).await.unwrap();
-    victim.gossip.withdraw_all().await;
-    victim.settle();
-    assert!(!victim.table.stopped);
-    let counters = victim.gossip.counters();
-    assert!(counters.refused >= 6, "{counters:?}");
-    assert!(counters.undecodable >= 2, "{counters:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_mixture_of_operations_ends_chitchat() {
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut pick = |below: u64| {
-        // xorshift: the same mixture at each run.
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
-    let versions = [0, 1, 2, 3, 7, 8, 1 << 20, u64::MAX - 1, u64::MAX];
-    let keys = ["peer", "link/x", "a", "\u{20ac}", "", "name/%"];
-    let runs = [run(1, 1), run(3, 1), run(3, 2), run(4, 1), run(1, 0)];
-    let mut messages = vec![Forge::new(0).digest(&runs.map(Run::id)).cluster()];
-    for _ in 0..3000 {
-        let mut ops = Vec::new();
-        for _ in 0..pick(8) {
-            let version = versions[usize::try_from(pick(9)).unwrap()];
-            let run = runs[usize::try_from(pick(5)).unwrap()];
-            let key = keys[usize::try_from(pick(6)).unwrap()];
-            ops.extend(match pick(4) {
-                0 => node(run, version),
-                1 => max(version),
-                _ => set(key, "nickname=x", version),
-            });
-        }
-        messages.push(Forge::new(2).delta(&ops));
+    switch.run_secs(1);
+    for (here, there) in [(1, 2), (2, 1)] {
+        let entry = record("after", 1);
+        switch.publish(here, &entry);
+        let took = switch.until(there, here, &entry, true);
+        assert!(took < Duration::from_secs(2), "{took:?}");
     }
-    let peers = attacked(messages).await;
-    let counters = peers[0].gossip.counters();
-    assert!(counters.received > 1000, "{counters:?}");
+    switch
 }
 
-/// Digests that speak of this many peers nobody ever saw.
-fn invented(count: u32) -> Vec<Vec<u8>> {
-    let id = |n: u32| {
-        let [_, a, b, c] = n.to_be_bytes();
-        let name = PeerName::from_bytes([6, 6, 6, a, b, c]);
-        let run = Run {
-            name,
-            generation: 1,
-        };
-        run.id()
-    };
-    let ids: Vec<_> = (0..count).map(id).collect();
-    let digest = |ids: &[_]| Forge::new(0).digest(ids).cluster();
-    ids.chunks(900).map(digest).collect()
+#[test]
+fn bytes_that_are_no_gossip_are_dropped_and_counted() {
+    let real = news(run(3, 1), 0, &[("peer", Some("x"), 1), ("a", None, 2)]);
+    // Every beginning of a real message, and every bit of it turned over.
+    let mut messages: Vec<_> = (0..real.len()).map(|end| real[..end].to_vec()).collect();
+    messages.extend([vec![0xff; 70_000], vec![]]);
+    // A message that ends after a whole block is one.
+    messages.retain(|message| message.len() != 3);
+    let count = messages.len() as u64;
+    let mut switch = attacked(&messages);
+    assert_eq!(switch.peer(1).gossip.counters().undecodable, count);
+    let flipped: Vec<_> = (0..real.len() * 8)
+        .map(|bit| {
+            let mut message = real.clone();
+            message[bit / 8] ^= 1 << (bit % 8);
+            message
+        })
+        .collect();
+    attacked(&flipped);
 }
 
-/// How many runs chitchat keeps.
-async fn held(peer: &Peer) -> usize {
-    let count = |c: &mut chitchat::Chitchat| c.node_states().len();
-    peer.gossip.inner.chitchat.with_chitchat(count).await
-}
-
-#[tokio::test(start_paused = true)]
-async fn invented_peers_do_not_fill_us_up() {
-    let peers = attacked(invented(9000)).await;
-    let counters = peers[0].gossip.counters();
-    let surplus = u64::try_from(9000 - MAX_RUNS).unwrap();
-    assert!(counters.refused >= surplus, "{counters:?}");
-    assert!(held(&peers[0]).await <= MAX_RUNS);
-}
-
-#[tokio::test(start_paused = true)]
-async fn invented_peers_are_not_shown_and_are_forgotten() {
-    let mut peers = attacked(invented(20)).await;
-    peers[0].settle();
-    assert_eq!(peers[0].table.peers.len(), 1);
-    assert_eq!(held(&peers[0]).await, 22);
-    sleep(Duration::from_secs(400)).await;
-    assert_eq!(held(&peers[0]).await, 2);
-    peers[0].settle();
-    assert_eq!(peers[0].table.peers.len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn ids_no_weft_has_are_left_out() {
-    let good = run(2, 1).id();
-    let bad = [
-        ChitchatId::new("x".repeat(60_000), 1, address(name(3))),
-        ChitchatId::new("020000000003", 1, ([10, 0, 0, 1], 1).into()),
-        ChitchatId::new("020000000004", 1, address(name(3))),
+#[test]
+fn nobody_writes_our_keys_or_makes_us_take_them_back() {
+    let ours = run(1, 1);
+    let forged = [
+        news(ours, 0, &[("peer", None, 1_000)]),
+        news(run(1, 99), 0, &[("peer", Some("x"), 1)]),
+        digest(
+            u64::MAX,
+            &[(ours, known(u64::MAX), true), (run(1, 7), known(3), true)],
+        ),
+        want(&[(ours, known(u64::MAX)), (run(77, 1), known(0))]),
     ];
-    let messages = bad.map(|bad| Forge::new(0).digest(&[good.clone(), bad]).cluster());
-    let peers = attacked(messages.into()).await;
-    assert_eq!(peers[0].gossip.counters().refused, 3);
-    assert_eq!(held(&peers[0]).await, 2);
+    let mut switch = attacked(&forged);
+    assert_eq!(switch.peer(1).gossip.counters().refused, 1);
+    assert!(switch.knows(2, 1, &record("c1", 1)));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_block_that_inflates_a_thousandfold_is_cut_short() {
-    let zeros = zstd::bulk::compress(&[0; 65_535], 19).unwrap();
-    let mut bomb = vec![0x53, 0xb0, 0, 2];
-    while bomb.len() + zeros.len() + 4 < 65_000 {
-        bomb.push(1);
-        bomb.extend(u16::try_from(zeros.len()).unwrap().to_le_bytes());
-        bomb.extend(&zeros);
+#[test]
+fn a_peer_with_too_many_keys_is_cut_off_and_no_one_else() {
+    let mut switch = Switch::line(2);
+    let mut version = 0;
+    while version < MAX_KEYS as u64 + 5_000 {
+        let since = version;
+        let keys: Vec<_> = (0..1_000).map(|n| format!("junk/{}", since + n)).collect();
+        let sets: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                version += 1;
+                (key.as_str(), Some(""), version)
+            })
+            .collect();
+        switch.forge(2, 1, &news(run(3, 1), since, &sets));
     }
-    bomb.push(0);
-    let mut damaged = bomb.clone();
-    damaged[8] ^= 0xff;
-    let peers = attacked(vec![bomb, damaged]).await;
-    assert_eq!(peers[0].gossip.counters().undecodable, 2);
+    assert_eq!(switch.peer(1).gossip.counters().refused, 5_000);
+    switch.publish(2, &record("after", 1));
+    switch.until(1, 2, &record("after", 1), true);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_peer_with_too_many_keys_is_cut_off_and_no_one_else() {
-    let mut messages = vec![Forge::new(0).digest(&[run(3, 1).id()]).cluster()];
-    let mut version = 1;
-    while version < 70_000 {
-        let mut ops = node(run(3, 1), 0);
-        for _ in 0..1_000 {
-            ops.extend(set(&format!("junk/{version}"), "", version));
-            version += 1;
-        }
-        messages.push(Forge::new(2).delta(&ops));
+#[test]
+fn more_peers_than_there_is_room_for_are_left_out_and_counted() {
+    let mut switch = Switch::line(2);
+    switch.run_secs(1);
+    for n in 0..MAX_RUNS as u16 + 10 {
+        switch.forge(2, 1, &news(run(100 + n, 1), 0, &[("peer", Some("x"), 1)]));
     }
-    let peers = attacked(messages).await;
-    let count = |c: &mut chitchat::Chitchat| {
-        let states = c.node_states().values();
-        states.map(|s| s.key_values().count()).max().unwrap_or(0)
+    assert_eq!(switch.peer(1).gossip.counters().refused, 12);
+    switch.publish(2, &record("after", 1));
+    switch.until(1, 2, &record("after", 1), true);
+    // They are within nobody's reach, so they are forgotten.
+    switch.run_secs(400);
+    assert_eq!(switch.known(1), [name(2)]);
+    switch.start(3, 1, vec![]);
+    switch.connect(3, 2);
+    switch.run_secs(1);
+    assert_eq!(switch.known(1), [name(2), name(3)]);
+}
+
+#[test]
+fn entries_we_cannot_read_are_passed_over_and_counted() {
+    let mut switch = Switch::line(2);
+    switch.run_secs(1);
+    let them = run(3, 1);
+    let (peer, who) = Entry::Peer(crate::key::tests::info(1)).encode().unwrap();
+    let (key, value) = link(name(2), true).encode().unwrap();
+    let sets = [
+        ("colour/red", Some("x"), 1),
+        ("ring/%", Some("x"), 2),
+        (key.as_str(), Some(value.as_str()), 3),
+        (peer.as_str(), Some(who.as_str()), 4),
+    ];
+    switch.publish(2, &link(name(3), true));
+    switch.run_secs(1);
+    switch.forge(2, 1, &news(them, 0, &sets));
+    switch.run_secs(1);
+    let shown = &switch.peers[&name(1)].table.peers[&name(3)];
+    assert_eq!(shown.len(), 2);
+    assert_eq!(switch.peer(1).gossip.counters().ignored, 2);
+    switch.news(1);
+    switch.forge(2, 1, &news(them, 4, &[(key.as_str(), Some("nonsense"), 5)]));
+    switch.run_secs(1);
+    let gone = Change::Withdrawn {
+        peer: name(3),
+        entry: link(name(2), true),
     };
-    let held = peers[0].gossip.inner.chitchat.with_chitchat(count).await;
-    assert!(held <= MAX_KEYS, "{held} keys");
-    assert!(peers[0].gossip.counters().refused > 0);
+    assert_eq!(switch.news(1)[0], gone);
 }
 
-#[tokio::test(start_paused = true)]
-async fn more_messages_than_can_be_handled_are_dropped_and_counted() {
-    let switch = Switch::default();
-    let peer = switch.start(1, 1, vec![]).await;
-    for _ in 0..1000 {
-        peer.gossip.handle_message(name(2), vec![0; 10]);
+#[test]
+fn a_neighbour_that_asks_without_end_gets_so_much_and_no_more() {
+    let mut switch = Switch::line(2);
+    switch.run_secs(1);
+    let sent = switch.peer(1).gossip.counters().sent;
+    for _ in 0..MAX_ANSWERS + 100 {
+        switch.forge(2, 1, &want(&[(run(1, 1), known(0))]));
     }
-    let counters = peer.gossip.counters();
-    assert_eq!(counters.inbox_full, 1000 - 128);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(peer.gossip.counters().undecodable, 128);
+    let counters = switch.peer(1).gossip.counters();
+    assert_eq!(counters.sent - sent, u64::from(MAX_ANSWERS));
+    assert_eq!(counters.throttled, 100);
+    switch.run_secs(2);
+    switch.forge(2, 1, &want(&[(run(1, 1), known(0))]));
+    assert_eq!(switch.peer(1).gossip.counters().throttled, 100);
+}
+
+#[test]
+fn what_is_said_in_endless_entries_fills_no_memory() {
+    let mut switch = Switch::line(2);
+    let value = "x".repeat(crate::MAX_VALUE);
+    for n in 0..MAX_HELD as u64 / (3 * value.len() as u64) + 100 {
+        let keys: Vec<_> = (1..=3).map(|key| format!("junk/{n}/{key}")).collect();
+        let version = |at: usize| n * 3 + at as u64 + 1;
+        let sets = keys.iter().enumerate();
+        let sets: Vec<_> = sets
+            .map(|(at, key)| (key.as_str(), Some(value.as_str()), version(at)))
+            .collect();
+        switch.forge(2, 1, &news(run(3, 1), n * 3, &sets));
+    }
+    assert!(switch.peer(1).gossip.counters().refused > 50);
+    switch.publish(1, &record("after", 1));
+    switch.until(2, 1, &record("after", 1), true);
+    // Nobody has a connection with such a peer: it is forgotten, and there is room again.
+    switch.run_secs(400);
+    switch.publish(2, &record("later", 1));
+    switch.until(1, 2, &record("later", 1), true);
 }

@@ -1,44 +1,35 @@
-//! A network in memory: peers, the cables between them, and a check on all that is told.
+//! A network in memory in virtual time: peers, the cables between them, and a check on all that is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_wire::PeerName;
 
 use crate::key::tests::info;
-use crate::{Change, Entry, Gossip, GossipConfig, Link, Outgoing, Topic};
+use crate::{Change, Entry, Event, Gossip, Link, Topic};
 
 /// What one message takes from peer to peer.
 const LATENCY: Duration = Duration::from_millis(2);
-/// Messages on their way from one peer.
-const OUTBOX: usize = 256;
 
-#[derive(Clone, Default)]
-pub(super) struct Switch(Arc<Mutex<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    peers: BTreeMap<PeerName, Gossip>,
+pub(super) struct Switch {
+    pub(super) now: Instant,
+    pub(super) peers: BTreeMap<PeerName, Peer>,
     cables: BTreeSet<(PeerName, PeerName)>,
     /// Cables there are or were.
     laid: BTreeSet<(PeerName, PeerName)>,
-    /// Every how many messages one is lost; 0 for none.
-    loss: usize,
+    /// Of so many messages one is lost, by chance; 0 for none.
+    pub(super) loss: u64,
+    dice: u64,
+    wire: BTreeMap<(Instant, usize), (PeerName, PeerName, Vec<u8>)>,
+    made: usize,
     carried: usize,
     bytes: usize,
-    /// All that was carried, if a test wants it.
-    kept: Option<Vec<Vec<u8>>>,
     strays: Vec<(PeerName, PeerName)>,
 }
 
 /// One peer and what it was told.
 pub(super) struct Peer {
-    pub(super) name: PeerName,
     pub(super) gossip: Gossip,
-    pub(super) changes: mpsc::Receiver<Change>,
     pub(super) table: Table,
 }
 
@@ -47,11 +38,11 @@ pub(super) struct Peer {
 pub(super) struct Table {
     pub(super) peers: BTreeMap<PeerName, BTreeMap<Topic, Entry>>,
     pub(super) log: Vec<Change>,
-    pub(super) stopped: bool,
 }
 
-pub(super) fn name(n: u8) -> PeerName {
-    PeerName::from_bytes([2, 0, 0, 0, 0, n])
+pub(super) fn name(n: u16) -> PeerName {
+    let [high, low] = n.to_be_bytes();
+    PeerName::from_bytes([2, 0, 0, 0, high, low])
 }
 
 pub(super) fn record(fqdn: &str, n: u8) -> Entry {
@@ -73,203 +64,277 @@ pub(super) fn link(to: PeerName, established: bool) -> Entry {
 }
 
 impl Switch {
-    /// Starts a peer that says who it is, and `entries`.
-    pub(super) async fn start(&self, n: u8, generation: u64, mut entries: Vec<Entry>) -> Peer {
-        let name = name(n);
-        entries.insert(0, Entry::Peer(info(generation)));
-        let (outbox, outgoing) = mpsc::channel(OUTBOX);
-        let config = GossipConfig::new(name, generation, "weft");
-        let (gossip, changes) = Gossip::start(config, entries, outbox).await.unwrap();
-        self.0.lock().unwrap().peers.insert(name, gossip.clone());
-        tokio::spawn(self.clone().carry(name, outgoing));
-        Peer {
-            name,
-            gossip,
-            changes,
-            table: Table::default(),
+    pub(super) fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            peers: BTreeMap::new(),
+            cables: BTreeSet::new(),
+            laid: BTreeSet::new(),
+            loss: 0,
+            dice: 1,
+            wire: BTreeMap::new(),
+            made: 0,
+            carried: 0,
+            bytes: 0,
+            strays: Vec::new(),
         }
     }
 
-    /// Peers 1 to `n`, each connected with the next.
-    pub(super) async fn line(&self, n: u8) -> Vec<Peer> {
-        let mut peers = Vec::new();
+    /// Starts a peer that says who it is, and `entries`.
+    pub(super) fn start(&mut self, n: u16, generation: u64, mut entries: Vec<Entry>) {
+        entries.insert(0, Entry::Peer(info(generation)));
+        let gossip = Gossip::new(name(n), generation, entries, self.now).unwrap();
+        let table = Table::default();
+        self.peers.insert(name(n), Peer { gossip, table });
+    }
+
+    /// Peers 1 to `n`, each connected with the next, with a name each.
+    pub(super) fn line(n: u16) -> Self {
+        let mut switch = Self::new();
         for n in 1..=n {
-            peers.push(self.start(n, 1, vec![record(&format!("c{n}"), n)]).await);
+            switch.start(n, 1, vec![record(&format!("c{n}"), n as u8)]);
         }
         for n in 1..n {
-            self.connect(n, n + 1);
+            switch.connect(n, n + 1);
         }
-        peers
+        switch
     }
 
-    /// Peers 1 to `n`, each connected with all and saying so.
-    pub(super) async fn mesh(&self, n: u8) -> Vec<Peer> {
-        let mut peers = Vec::new();
+    /// Peers 1 to `n`, each connected with all.
+    pub(super) fn mesh(n: u16) -> Self {
+        let mut switch = Self::new();
         for a in 1..=n {
-            let others = (1..=n).filter(|b| *b != a);
-            let links = others.map(|b| link(name(b), true)).collect();
-            peers.push(self.start(a, 1, links).await);
+            switch.start(a, 1, vec![]);
         }
-        let all = (1..=n).flat_map(|a| (a + 1..=n).map(move |b| (a, b)));
-        self.connect_all(all);
-        peers
-    }
-
-    pub(super) fn connect(&self, a: u8, b: u8) {
-        self.connect_all([(a, b)]);
-    }
-
-    pub(super) fn connect_all(&self, pairs: impl IntoIterator<Item = (u8, u8)>) {
-        let mut inner = self.0.lock().unwrap();
-        for (a, b) in pairs {
-            let ends = [(name(a), name(b)), (name(b), name(a))];
-            inner.cables.extend(ends);
-            inner.laid.extend(ends);
+        for a in 1..=n {
+            for b in a + 1..=n {
+                switch.connect(a, b);
+            }
         }
-        drop(inner);
-        self.tell_neighbours();
+        switch
     }
 
-    pub(super) fn cut(&self, a: u8, b: u8) {
-        self.cut_one_way(a, b);
-        self.cut_one_way(b, a);
-        self.tell_neighbours();
+    /// Connects two, which both tell of.
+    pub(super) fn connect(&mut self, a: u16, b: u16) {
+        for (a, b) in [(a, b), (b, a)] {
+            self.cables.insert((name(a), name(b)));
+            self.laid.insert((name(a), name(b)));
+            self.tell_neighbours(name(a));
+            self.publish(a, &link(name(b), true));
+        }
+    }
+
+    pub(super) fn cut(&mut self, a: u16, b: u16) {
+        for (a, b) in [(a, b), (b, a)] {
+            self.cut_one_way(a, b);
+            self.tell_neighbours(name(a));
+            self.withdraw(a, &link(name(b), true));
+        }
     }
 
     /// What `a` sends to `b` is lost from here on; neither knows.
-    pub(super) fn cut_one_way(&self, a: u8, b: u8) {
-        self.0.lock().unwrap().cables.remove(&(name(a), name(b)));
+    pub(super) fn cut_one_way(&mut self, a: u16, b: u16) {
+        self.cables.remove(&(name(a), name(b)));
     }
 
-    /// The peer is no more, as after `kill -9`.
-    pub(super) fn kill(&self, peer: Peer) {
-        let mut inner = self.0.lock().unwrap();
-        inner.peers.remove(&peer.name);
-        inner
-            .cables
-            .retain(|(a, b)| *a != peer.name && *b != peer.name);
-        drop(inner);
-        self.tell_neighbours();
+    /// The peer is no more, as after `kill -9`; those it was connected with notice.
+    pub(super) fn kill(&mut self, n: u16) {
+        self.peers.remove(&name(n));
+        let to = self.cables.iter().filter(|(_, to)| *to == name(n));
+        let others: Vec<_> = to.map(|(from, _)| *from).collect();
+        self.cables.retain(|(a, b)| *a != name(n) && *b != name(n));
+        for other in others {
+            self.tell_neighbours(other);
+            let now = self.now;
+            if let Some(peer) = self.peers.get_mut(&other) {
+                peer.gossip.withdraw(&Topic::Link(name(n)), now);
+            }
+            self.work(other);
+        }
     }
 
-    pub(super) fn lose_every(&self, nth: usize) {
-        self.0.lock().unwrap().loss = nth;
+    /// The peer is started anew, and its connection with `to` comes in place of the old one, which `to`
+    /// did not miss.
+    pub(super) fn comes_anew(&mut self, n: u16, to: u16, generation: u64) {
+        self.start(n, generation, vec![]);
+        for (here, there) in [(n, to), (to, n)] {
+            self.peer(here).gossip.handle_connected(name(there));
+            self.tell_neighbours(name(here));
+        }
+        self.publish(n, &link(name(to), true));
     }
 
-    pub(super) fn keep_traffic(&self) {
-        self.0.lock().unwrap().kept = Some(Vec::new());
+    pub(super) fn publish(&mut self, n: u16, entry: &Entry) {
+        let now = self.now;
+        self.peer(n).gossip.publish(entry, now).unwrap();
+        self.work(name(n));
     }
 
-    pub(super) fn kept_traffic(&self) -> Vec<Vec<u8>> {
-        self.0.lock().unwrap().kept.take().unwrap_or_default()
+    pub(super) fn withdraw(&mut self, n: u16, entry: &Entry) {
+        let now = self.now;
+        self.peer(n).gossip.withdraw(&entry.topic(), now);
+        self.work(name(n));
+    }
+
+    pub(super) fn withdraw_all(&mut self, n: u16) {
+        let now = self.now;
+        self.peer(n).gossip.withdraw_all(now);
+        self.work(name(n));
+    }
+
+    /// A message as if a neighbour had sent it.
+    pub(super) fn forge(&mut self, from: u16, to: u16, bytes: &[u8]) {
+        let now = self.now;
+        self.peer(to).gossip.handle_message(name(from), bytes, now);
+        self.work(name(to));
+    }
+
+    pub(super) fn peer(&mut self, n: u16) -> &mut Peer {
+        self.peers.get_mut(&name(n)).unwrap()
+    }
+
+    pub(super) fn run_secs(&mut self, seconds: u64) {
+        self.run(Duration::from_secs(seconds));
+    }
+
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end) {}
+    }
+
+    /// Runs until `entry` of peer `of` is known to `n`, or is not; gives how long that took.
+    pub(super) fn until(&mut self, n: u16, of: u16, entry: &Entry, known: bool) -> Duration {
+        let start = self.now;
+        let end = start + Duration::from_secs(120);
+        while self.knows(n, of, entry) != known {
+            assert!(self.step(end), "it is told in two minutes");
+        }
+        self.now - start
+    }
+
+    pub(super) fn knows(&self, n: u16, of: u16, entry: &Entry) -> bool {
+        let entries = self.peers[&name(n)].table.peers.get(&name(of));
+        entries.and_then(|e| e.get(&entry.topic())) == Some(entry)
+    }
+
+    /// Whom a peer shows.
+    pub(super) fn known(&self, n: u16) -> Vec<PeerName> {
+        self.peers[&name(n)].table.peers.keys().copied().collect()
+    }
+
+    /// What was told since this was last asked.
+    pub(super) fn news(&mut self, n: u16) -> Vec<Change> {
+        std::mem::take(&mut self.peer(n).table.log)
     }
 
     /// Waits until nothing is new any more, then checks that little is said: no two peers may go on
     /// asking each other for what neither takes.
-    pub(super) async fn assert_rest(&self, peers: usize) {
-        sleep(Duration::from_secs(5)).await;
+    pub(super) fn assert_rest(&mut self) {
+        self.run_secs(20);
         self.take_traffic();
-        sleep(Duration::from_secs(20)).await;
+        let ends = self.cables.len();
+        self.run_secs(20);
         let (messages, bytes) = self.take_traffic();
-        // One exchange of three messages a second each, and chitchat's own now and then.
-        assert!(messages <= peers * 20 * 4, "{messages} messages at rest");
-        assert!(bytes <= peers * 20 * 2_000, "{bytes} bytes at rest");
-        assert_eq!(self.strays(), []);
+        assert!(messages <= ends * 20 / 5, "{messages} messages at rest");
+        assert!(bytes <= messages * 18, "{bytes} bytes at rest");
+        assert_eq!(self.strays, []);
     }
 
     /// Messages and bytes carried since this was last asked.
-    pub(super) fn take_traffic(&self) -> (usize, usize) {
-        let mut inner = self.0.lock().unwrap();
+    pub(super) fn take_traffic(&mut self) -> (usize, usize) {
         (
-            std::mem::take(&mut inner.carried),
-            std::mem::take(&mut inner.bytes),
+            std::mem::take(&mut self.carried),
+            std::mem::take(&mut self.bytes),
         )
     }
 
-    /// Messages that went to somebody who was never a neighbour.
-    pub(super) fn strays(&self) -> Vec<(PeerName, PeerName)> {
-        self.0.lock().unwrap().strays.clone()
-    }
-
-    fn tell_neighbours(&self) {
-        let inner = self.0.lock().unwrap();
-        for (name, gossip) in &inner.peers {
-            let from_here = inner.cables.iter().filter(|(a, _)| a == name);
-            gossip.set_neighbours(from_here.map(|(_, b)| *b).collect());
+    fn tell_neighbours(&mut self, of: PeerName) {
+        let from_here = self.cables.iter().filter(|(a, _)| *a == of);
+        let neighbours = from_here.map(|(_, b)| *b).collect();
+        let now = self.now;
+        if let Some(peer) = self.peers.get_mut(&of) {
+            peer.gossip.set_neighbours(&neighbours, now);
         }
+        self.work(of);
     }
 
-    async fn carry(self, from: PeerName, mut outgoing: mpsc::Receiver<Outgoing>) {
-        while let Some(Outgoing { to, bytes }) = outgoing.recv().await {
-            sleep(LATENCY).await;
-            let mut inner = self.0.lock().unwrap();
-            if !inner.laid.contains(&(from, to)) {
-                inner.strays.push((from, to));
-            }
-            if !inner.cables.contains(&(from, to)) {
-                continue;
-            }
-            inner.carried += 1;
-            inner.bytes += bytes.len();
-            if let Some(kept) = &mut inner.kept {
-                kept.push(bytes.clone());
-            }
-            if inner.loss > 0 && inner.carried.is_multiple_of(inner.loss) {
-                continue;
-            }
-            if let Some(peer) = inner.peers.get(&to) {
-                peer.handle_message(from, bytes);
-            }
-        }
-    }
-}
-
-impl Peer {
-    /// Takes in what was told so far.
-    pub(super) fn settle(&mut self) {
-        while let Ok(change) = self.changes.try_recv() {
-            self.table.take(change);
-        }
-    }
-
-    /// Takes in all that is told for that long.
-    pub(super) async fn listen(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while let Ok(Some(change)) = timeout_at(end, self.changes.recv()).await {
-            self.table.take(change);
-        }
-    }
-
-    /// What was told since this was last asked.
-    pub(super) fn news(&mut self) -> Vec<Change> {
-        self.settle();
-        std::mem::take(&mut self.table.log)
-    }
-
-    pub(super) fn knows(&mut self, n: u8, entry: &Entry) -> bool {
-        self.settle();
-        let entries = self.table.peers.get(&name(n));
-        entries.and_then(|e| e.get(&entry.topic())) == Some(entry)
-    }
-
-    /// Waits until `entry` of peer `n` is known, or is not; gives how long that took.
-    pub(super) async fn until(&mut self, n: u8, entry: &Entry, known: bool) -> Duration {
-        let start = Instant::now();
-        let wait = async {
-            while self.knows(n, entry) != known {
-                let change = self.changes.recv().await.expect("gossip goes on");
-                self.table.take(change);
-            }
+    /// Goes on to the next thing that happens; false if there is none before `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        let due = |peer: &Peer| peer.gossip.poll_timeout().map(|(at, _)| at);
+        let timers = self.peers.iter();
+        let timer = timers
+            .filter_map(|(name, peer)| Some((due(peer)?, *name)))
+            .min();
+        let arrival = self.wire.keys().next().copied();
+        let next = timer
+            .map(|(at, _)| at)
+            .into_iter()
+            .chain(arrival.map(|(at, _)| at))
+            .min();
+        let Some(next) = next.filter(|next| *next <= end) else {
+            self.now = end;
+            return false;
         };
-        let within = Duration::from_secs(60);
-        timeout(within, wait).await.expect("it is told in a minute");
-        start.elapsed()
+        self.now = self.now.max(next);
+        let now = self.now;
+        if let Some(key) = arrival.filter(|(at, _)| *at == next) {
+            let (from, to, bytes) = self.wire.remove(&key).unwrap();
+            self.arrive(from, to, &bytes);
+        } else if let Some((_, name)) = timer {
+            self.peers
+                .get_mut(&name)
+                .unwrap()
+                .gossip
+                .handle_timeout(now);
+            self.work(name);
+        }
+        true
+    }
+
+    fn arrive(&mut self, from: PeerName, to: PeerName, bytes: &[u8]) {
+        if !self.laid.contains(&(from, to)) {
+            self.strays.push((from, to));
+        }
+        if !self.cables.contains(&(from, to)) {
+            return;
+        }
+        self.carried += 1;
+        self.bytes += bytes.len();
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let is_lost = |loss| (self.dice >> 33).is_multiple_of(loss);
+        if self.loss > 0 && is_lost(self.loss) {
+            return;
+        }
+        let now = self.now;
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.gossip.handle_message(from, bytes, now);
+        }
+        self.work(to);
+    }
+
+    fn work(&mut self, of: PeerName) {
+        let Some(peer) = self.peers.get_mut(&of) else {
+            return;
+        };
+        while let Some(event) = peer.gossip.poll_event() {
+            match event {
+                Event::Send { to, bytes } => {
+                    assert!(bytes.len() <= crate::message::MAX_MESSAGE);
+                    self.made += 1;
+                    self.wire
+                        .insert((self.now + LATENCY, self.made), (of, to, bytes));
+                }
+                Event::Change(change) => peer.table.take(change),
+            }
+        }
     }
 }
 
 impl Table {
     pub(super) fn take(&mut self, change: Change) {
-        assert!(!self.stopped, "{change:?} after the end");
         self.log.push(change.clone());
         match change {
             Change::Live { peer } => {
@@ -285,15 +350,10 @@ impl Table {
                 let entries = self.peers.get_mut(&peer).expect("it is live");
                 assert_eq!(entries.remove(&entry.topic()), Some(entry));
             }
+            Change::Clash { .. } => {}
             Change::Dead { peer } => {
                 let left = self.peers.remove(&peer).expect("it was live");
                 assert!(left.is_empty(), "not withdrawn: {left:?}");
-            }
-            // About us, not about others.
-            Change::Clash { .. } => {}
-            Change::Stopped => {
-                assert!(self.peers.is_empty(), "{:?}", self.peers);
-                self.stopped = true;
             }
         }
     }

@@ -1,0 +1,94 @@
+//! What peers say of their connections, to be found by either end.
+//!
+//! Whoever follows gossip needs both: what a peer says, and what others say of it. Looking through all
+//! peers for the second would cost as much per entry as there are peers.
+//!
+//! Invariant: a peer is in `seen` if and only if its link is in `said`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_wire::PeerName;
+
+use crate::Link;
+
+/// The connections of all peers as each of them tells of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    said: BTreeMap<PeerName, BTreeMap<PeerName, Link>>,
+    /// By the peer at the other end, and who tells of it.
+    seen: BTreeMap<PeerName, BTreeSet<PeerName>>,
+}
+
+impl Links {
+    /// `peer` tells of a connection with `to`.
+    pub fn set(&mut self, peer: PeerName, to: PeerName, link: Link) {
+        self.said.entry(peer).or_default().insert(to, link);
+        self.seen.entry(to).or_default().insert(peer);
+    }
+
+    /// `peer` tells of no connection with `to` any more.
+    pub fn unset(&mut self, peer: PeerName, to: PeerName) {
+        if let Some(said) = self.said.get_mut(&peer) {
+            said.remove(&to);
+            if said.is_empty() {
+                self.said.remove(&peer);
+            }
+        }
+        self.unsee(peer, to);
+    }
+
+    /// `peer` says nothing any more.
+    pub fn forget(&mut self, peer: PeerName) {
+        for to in self.said.remove(&peer).unwrap_or_default().into_keys() {
+            self.unsee(peer, to);
+        }
+    }
+
+    fn unsee(&mut self, peer: PeerName, to: PeerName) {
+        if let Some(seen) = self.seen.get_mut(&to) {
+            seen.remove(&peer);
+            if seen.is_empty() {
+                self.seen.remove(&to);
+            }
+        }
+    }
+
+    /// What `peer` says.
+    pub fn of(&self, peer: PeerName) -> impl Iterator<Item = (PeerName, &Link)> {
+        let said = self.said.get(&peer).into_iter().flatten();
+        said.map(|(to, link)| (*to, link))
+    }
+
+    /// What others say of their connections with `peer`.
+    pub fn with(&self, peer: PeerName) -> impl Iterator<Item = &Link> {
+        let by = self.seen.get(&peer).into_iter().flatten();
+        by.filter_map(move |by| self.said.get(by)?.get(&peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_found_by_either_end_until_they_are_gone() {
+        let peer = |n| PeerName::from_bytes([2, 0, 0, 0, 0, n]);
+        let link = |n| Link {
+            established: true,
+            outbound: true,
+            address: ([10, 0, 0, n], 6783).into(),
+        };
+        let mut links = Links::default();
+        links.set(peer(1), peer(3), link(3));
+        links.set(peer(2), peer(3), link(4));
+        links.set(peer(1), peer(2), link(2));
+        let at = |links: &Links, n| links.with(peer(n)).map(|l| l.address).collect::<Vec<_>>();
+        assert_eq!(at(&links, 3), [link(3).address, link(4).address]);
+        assert_eq!(links.of(peer(1)).count(), 2);
+        links.unset(peer(2), peer(3));
+        assert_eq!(at(&links, 3), [link(3).address]);
+        links.forget(peer(1));
+        assert_eq!((at(&links, 3), links.of(peer(1)).count()), (vec![], 0));
+        assert!(links.said.is_empty() && links.seen.is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+//! Connections between gossip and the router: ours as others should see them, and theirs as routes and dials
+//! need them.
+//!
+//! Gossip brings many entries of one peer at once; the router is told of each peer once for all of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tracing::warn;
+use weft_gossip::{Entry, Link, Topic};
+use weft_router::topology::{LinkState, MAX_PEERS};
+use weft_router::{PeerInfo, nearness};
+use weft_wire::PeerName;
+
+use super::Node;
+
+impl Node {
+    /// Publishes what changed of our own connections.
+    pub(super) fn publish_links(&mut self) {
+        let links = self.own_links();
+        let old = std::mem::replace(&mut self.mesh.published, links.clone());
+        for peer in old.keys().filter(|peer| !links.contains_key(peer)) {
+            self.mesh
+                .gossip
+                .withdraw(&Topic::Link(*peer), Instant::now());
+        }
+        for (peer, link) in links {
+            if old.get(&peer) != Some(&link) {
+                self.publish(&Entry::Link(peer, link));
+            }
+        }
+    }
+
+    /// Our connections as others should see them: whether frames flow, and where the peer can be
+    /// dialled, which for one that dialled us is the port it said it listens on.
+    fn own_links(&self) -> BTreeMap<PeerName, Link> {
+        let states = self.router.own_links();
+        let connections = self.router.connections().into_iter();
+        connections
+            .filter_map(|c| {
+                let (peer, remote) = (c.peer?.0, c.remote?);
+                let established = states.get(&peer)?.established;
+                let port = if c.outbound {
+                    remote.port()
+                } else {
+                    *self.mesh.ports.get(&peer)?
+                };
+                let address = SocketAddr::new(remote.ip(), port);
+                Some((
+                    peer,
+                    Link {
+                        established,
+                        outbound: c.outbound,
+                        address,
+                    },
+                ))
+            })
+            .collect()
+    }
+
+    /// Tells the router what is new of connections and addresses, once for all that gossip brought;
+    /// whether there was anything.
+    pub(super) fn tell_router(&mut self) -> bool {
+        let now = Instant::now();
+        let relinked = std::mem::take(&mut self.mesh.relinked);
+        let readdressed = std::mem::take(&mut self.mesh.readdressed);
+        for peer in &relinked {
+            self.tell_links(*peer, now);
+        }
+        for peer in &readdressed {
+            self.tell_addresses(*peer, now);
+        }
+        if self.router.topology().left_out() > 0 && !std::mem::replace(&mut self.mesh.warned, true)
+        {
+            warn!(
+                "there are more than {MAX_PEERS} peers, or connections of one: no routes are worked out to the others"
+            );
+        }
+        !relinked.is_empty() || !readdressed.is_empty()
+    }
+
+    /// Tells the router what a peer says of its connections; only once we know which run of it
+    /// speaks.
+    fn tell_links(&mut self, peer: PeerName, now: Instant) {
+        let Some(info) = self.mesh.info.get(&peer) else {
+            return;
+        };
+        let state = |link: &Link| LinkState {
+            established: link.established,
+        };
+        let links = self.mesh.links.of(peer);
+        let links = links.map(|(to, link)| (to, state(link))).collect();
+        self.router.handle_links(peer, info.uid, links, now);
+    }
+
+    /// Tells the router where a peer may be reached: where it says itself, and where others have. What
+    /// discovery dials.
+    fn tell_addresses(&mut self, peer: PeerName, now: Instant) {
+        if peer == self.config.name {
+            return;
+        }
+        let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
+        let seen = self.mesh.links.with(peer).map(|link| link.address);
+        let addresses = nearness::in_order(
+            advertised.map_or(&[], Vec::as_slice),
+            seen,
+            &self.mesh.subnets,
+        );
+        self.router
+            .handle_peer_info(peer, PeerInfo { addresses }, now);
+    }
+}
