@@ -32,6 +32,8 @@ mod dataplane;
 mod model;
 #[path = "../../tests/cluster/peer.rs"]
 mod peer;
+#[path = "../../tests/cluster/scale.rs"]
+mod scale;
 #[path = "../../tests/cluster/seeds.rs"]
 mod seeds;
 #[path = "../../tests/cluster/settled.rs"]
@@ -64,6 +66,11 @@ struct Wish {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, counts @ ..] = args.as_slice()
+        && first == "scale"
+    {
+        return measure_all(counts);
+    }
     let wish = match parse(&args) {
         Ok(wish) => wish,
         Err(why) => {
@@ -80,6 +87,57 @@ fn main() -> ExitCode {
     let tally = run_seeds(wish.seeds.clone(), wish.broken);
     let few = wish.seeds.end - wish.seeds.start < ALL_KINDS;
     match report(&tally, began.elapsed(), few) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// The part of `cargo xtask scale` that is simulated: a row of the table for each number of peers, each in
+/// a process of its own, so that its memory is its own, too.
+fn measure_all(counts: &[String]) -> ExitCode {
+    if let [one, count] = counts
+        && one == "alone"
+        && let Ok(count) = count.parse()
+    {
+        return measure(count);
+    }
+    let counts: Result<Vec<usize>, _> = counts.iter().map(|count| count.parse()).collect();
+    let Some(counts) = counts
+        .ok()
+        .filter(|all| all.iter().all(|n| (10..=2000).contains(n)))
+    else {
+        eprintln!("scale: give numbers of peers from 10 to 2000");
+        return ExitCode::from(2);
+    };
+    println!("{}", scale::HEAD);
+    let this = std::env::current_exe().unwrap();
+    let row = |peers: &usize| {
+        let mut row = std::process::Command::new(&this);
+        row.args(["scale", "alone", &peers.to_string()]);
+        row.status().unwrap().success()
+    };
+    let good = counts.iter().filter(|peers| row(peers)).count();
+    println!(
+        "scale, simulated: {} sizes, {} peers, {} checks, {} sizes out of bounds",
+        counts.len(),
+        counts.iter().sum::<usize>(),
+        counts.len() * scale::CHECKS,
+        counts.len() - good
+    );
+    match good == counts.len() && good > 0 {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn measure(peers: usize) -> ExitCode {
+    let row = scale::measure(peers);
+    row.print();
+    let broken = row.broken();
+    for bound in &broken {
+        println!("broken: {bound}");
+    }
+    match broken.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }

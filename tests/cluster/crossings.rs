@@ -56,7 +56,8 @@ impl World {
         let due = deadline.map(|(at, _)| self.by_our_clock(n, at));
         self.set_due(n, due);
         let is_stale = self.peers[n].up.as_ref().is_some_and(|up| up.stale);
-        if is_stale {
+        // Where only costs are of interest no frames are sent.
+        if is_stale && !self.unchecked {
             self.replace_forwarding(n);
         }
     }
@@ -175,6 +176,7 @@ impl World {
         match event {
             // What finds no way is made up for.
             GossipEvent::Send { to, bytes } => {
+                self.net.carried.gossip += bytes.len() as u64;
                 let _ = self.up(n).router.send_gossip(to, bytes, now);
             }
             GossipEvent::Change(change) => self.handle_change(n, change),

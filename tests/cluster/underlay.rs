@@ -17,6 +17,11 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a pipe tries again what could not be delivered.
 const RETRANSMIT: Duration = Duration::from_millis(200);
+/// Bytes of one TCP segment; and what goes with it, IPv4 on an Ethernet.
+const SEGMENT: usize = 536;
+const TCP_HEADERS: u64 = 66;
+const ACK: u64 = 66;
+const UDP_HEADERS: u64 = 42;
 
 /// One end of a pipe: a connection of one run of a peer.
 pub(crate) type End = (usize, u64, ConnId);
@@ -45,6 +50,16 @@ pub(crate) struct Underlay {
     /// By the end that writes.
     pub(crate) pipes: BTreeMap<End, Pipe>,
     dialling: BTreeSet<End>,
+    pub(crate) carried: Carried,
+}
+
+/// What was sent, in bytes on an Ethernet.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Carried {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    /// Of gossip, without any header.
+    pub(crate) gossip: u64,
 }
 
 #[derive(Debug)]
@@ -175,6 +190,9 @@ impl World {
     }
 
     pub(crate) fn transmit(&mut self, end: End, bytes: Vec<u8>) {
+        let segments = bytes.len().div_ceil(SEGMENT) as u64;
+        self.net.carried.messages += 1;
+        self.net.carried.bytes += bytes.len() as u64 + segments * (TCP_HEADERS + ACK);
         self.write(end, Item::Bytes(bytes));
     }
 
@@ -289,6 +307,8 @@ impl World {
     }
 
     pub(crate) fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: &[u8]) {
+        self.net.carried.messages += 1;
+        self.net.carried.bytes += bytes.len() as u64 + UDP_HEADERS;
         let Some(to) = peer_at(to).filter(|to| *to < self.peers.len()) else {
             return;
         };

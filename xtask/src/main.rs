@@ -7,8 +7,9 @@
 mod bench;
 
 use std::env;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 const USAGE: &str = "\
@@ -24,6 +25,8 @@ cargo xtask chaos [--minutes M] [--seed S]
                     real routers in namespaces, broken at random (root)
 cargo xtask docker-bench
                     how much longer `docker run` takes with weft (root, some minutes)
+cargo xtask scale [--peers N,…]
+                    what so many routers cost: simulated, and up to 64 of them real ones, too (root)
 cargo xtask lint    fmt, clippy, docs, deny, the unit for systemd
 cargo xtask bench [NAME]
                     how long each step of a frame's way takes; only benches with NAME in theirs, if it is given
@@ -49,7 +52,11 @@ fn main() -> ExitCode {
         ["docker"] => docker(""),
         ["docker", name] => docker(name),
         ["sim", more @ ..] => sim(more),
-        ["chaos", more @ ..] => chaos(more),
+        ["chaos", more @ ..] => {
+            in_namespaces("test --workspace --quiet --locked --test chaos --", more)
+        }
+        ["scale"] => scale(SIZES),
+        ["scale", "--peers", sizes] => scale(sizes),
         ["docker-bench"] => docker_bench(),
         ["lint"] => lint(),
         ["bench"] => bench::time(""),
@@ -100,17 +107,87 @@ fn built(what: &str) -> Result<String, String> {
     Ok(folder.join(what).display().to_string())
 }
 
-/// Faults in real namespaces, see `tests/chaos.rs`.
-fn chaos(more: &[&str]) -> Result<(), String> {
+/// `tests/chaos.rs` and `tests/scale.rs`: real routers in namespaces of their own.
+fn in_namespaces(args: &str, more: &[&str]) -> Result<(), String> {
     if !is_root() {
         return Err("its hosts are network namespaces: run it as root".into());
     }
     install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
-    let mut step = cargo("chaos", "test --workspace --quiet --locked --test chaos --");
+    let mut step = cargo("namespaces", args);
     step.command
         .extend(more.iter().map(|word| (*word).to_owned()));
     to_the_end(&step)
 }
+
+/// What clusters of these sizes cost: all simulated, and with real routers as far as one machine has room for
+/// them. All are measured, whatever comes of the first.
+fn scale(sizes: &str) -> Result<(), String> {
+    let sizes: Vec<&str> = sizes.split(',').collect();
+    let is_real = |size: &&str| size.parse::<u16>().is_ok_and(|n| n <= MOST_REAL);
+    let real: Vec<&str> = sizes.iter().copied().filter(is_real).collect();
+    run(cargo(
+        "build of sim",
+        "build --workspace --locked --bin sim",
+    ))?;
+    let sim = built("debug/sim")?;
+    let simulated = [&[sim.as_str(), "scale"], sizes.as_slice()].concat();
+    let mut outcomes = vec![checks("simulated", &simulated)];
+    if !real.is_empty() {
+        if !is_root() {
+            return Err("real routers are in network namespaces: run it as root".into());
+        }
+        install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
+        let cargo = "cargo test --workspace --release --quiet --locked --test scale --";
+        let words: Vec<&str> = cargo.split(' ').chain(real.iter().copied()).collect();
+        outcomes.push(checks("with real routers", &words));
+    }
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    let made: Vec<u64> = outcomes.iter().flatten().copied().collect();
+    println!(
+        "scale: {} sizes simulated, {} with real routers, {} checks made, {failed} of the two failed",
+        sizes.len(),
+        real.len(),
+        made.iter().sum::<u64>()
+    );
+    match failed == 0 && made.iter().all(|made| *made > 0) {
+        true => Ok(()),
+        false => Err("see the lines that say `broken`".into()),
+    }
+}
+
+/// Runs a measurement; how many checks it made, which its last line says in front of the word.
+fn checks(name: &str, words: &[&str]) -> Result<u64, String> {
+    println!("== {name}: {}", words.join(" "));
+    let (program, args) = words.split_first().ok_or("a step without a command")?;
+    let mut child = Command::new(program)
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("{program}: {e}"))?;
+    let mut last = String::new();
+    for line in child
+        .stdout
+        .take()
+        .into_iter()
+        .flat_map(|out| BufReader::new(out).lines())
+    {
+        last = line.map_err(|e| format!("{program}: {e}"))?;
+        println!("{last}");
+    }
+    let status = child.wait().map_err(|e| format!("{program}: {e}"))?;
+    let words: Vec<&str> = last.split_whitespace().collect();
+    let count = words.windows(2).find(|pair| matches!(pair, [_, "checks,"]));
+    let count = count.and_then(|pair| pair.first()?.parse().ok());
+    match (status.success(), count) {
+        (true, Some(count)) => Ok(count),
+        (true, None) => Err(format!("{name} does not say what it checked")),
+        (false, _) => Err(format!("{name} failed ({status})")),
+    }
+}
+
+/// What `scale` measures if nothing else is said, and the largest number of real routers.
+const SIZES: &str = "20,50,100,300,1000";
+const MOST_REAL: u16 = 64;
 
 /// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
 fn docker(name: &str) -> Result<(), String> {
@@ -168,8 +245,8 @@ fn lint() -> Result<(), String> {
     ))?;
     // Not among all targets, because they are not part of a plain `cargo test`.
     run(cargo(
-        "clippy of the Docker scenarios and of the faults",
-        "clippy --workspace --test docker --test chaos --locked -- -D warnings",
+        "clippy of the Docker scenarios, the faults and what it costs",
+        "clippy --workspace --test docker --test chaos --test scale --locked -- -D warnings",
     ))?;
     verify_unit()?;
     let mut docs = cargo("documentation", "doc --workspace --no-deps --locked");
