@@ -307,6 +307,9 @@ pub fn ring(data: &[u8]) {
         init: Init::Seed(vec![US, THEM]),
         targets: 1,
         reserved: Vec::new(),
+        times: weft_ipam::Times::DEFAULT,
+        rules: weft_ipam::Rules::KEPT,
+        uptime: std::time::Duration::ZERO,
     };
     let mut allocator = Allocator::new(config, None, [5; 32], now).expect("an allocator");
     allocator.set_reachable([THEM].into(), now);
@@ -335,6 +338,9 @@ fn ring_corpus() -> Vec<Vec<u8>> {
         init: Init::Seed(vec![US, THEM]),
         targets: 1,
         reserved: Vec::new(),
+        times: weft_ipam::Times::DEFAULT,
+        rules: weft_ipam::Rules::KEPT,
+        uptime: std::time::Duration::ZERO,
     };
     let mut allocator = Allocator::new(config, None, [6; 32], now).expect("an allocator");
     allocator.set_reachable([US].into(), now);

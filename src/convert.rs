@@ -11,7 +11,8 @@ use weft_api::report as out;
 use weft_api::{Cidr as ApiCidr, ContainerId as ApiContainer};
 use weft_gossip::Entry;
 use weft_ipam::{
-    AddPoolError, Addr, Allocator, Cidr, ContainerId, PendingRequest, RequestError, Status, Wish,
+    AddPoolError, Addr, Allocator, Cidr, ContainerId, Elector, PendingRequest, Reclaim,
+    RequestError, Status, Wish,
 };
 use weft_router::{Carriage, ConnectionState, ConnectionStatus};
 use weft_wire::PeerName;
@@ -119,6 +120,17 @@ pub(crate) fn ipam(
 ) -> out::Ipam {
     let nick = |peer: PeerName| nicknames.get(&peer).cloned().unwrap_or_default();
     out::Ipam {
+        electors: status
+            .electors
+            .iter()
+            .map(|e| elector(e, nick(e.peer)))
+            .collect(),
+        fenced: !status.unfenced,
+        reclaims: status
+            .reclaims
+            .iter()
+            .map(|r| reclaim(r, nick(r.peer)))
+            .collect(),
         status: status.state.to_string(),
         range: api_cidr(&status.pool),
         default_subnet: api_cidr(&status.default_subnet),
@@ -156,6 +168,26 @@ pub(crate) fn ipam(
                 })
             })
             .collect(),
+    }
+}
+
+fn elector(elector: &Elector, nickname: String) -> out::Elector {
+    out::Elector {
+        peer: elector.peer,
+        nickname,
+        reachable: elector.reachable,
+        acked_s: elector.acked.map(|age| age.as_secs()),
+        refuses: elector.refuses,
+    }
+}
+
+fn reclaim(reclaim: &Reclaim, nickname: String) -> out::Reclaim {
+    out::Reclaim {
+        peer: reclaim.peer,
+        nickname,
+        silent_s: reclaim.silent.as_secs(),
+        left_s: reclaim.left.as_secs(),
+        quorum: reclaim.quorum,
     }
 }
 

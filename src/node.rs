@@ -259,7 +259,13 @@ impl Node {
             .unwrap_or(far)
     }
 
+    /// Tells the machines that count the time of sleep too what it is; before they are called.
+    fn tell_uptime(&mut self) {
+        self.ipam.set_uptime(weft_net::uptime(), Instant::now());
+    }
+
     async fn handle_timeout(&mut self) {
+        self.tell_uptime();
         let now = Instant::now();
         self.router.handle_timeout(now);
         self.ipam.handle_timeout(now);
@@ -268,6 +274,7 @@ impl Node {
     }
 
     async fn handle_inputs(&mut self, first: Input) -> Next {
+        self.tell_uptime();
         let mut input = Some(first);
         for _ in 0..BUDGET {
             match input {

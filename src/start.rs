@@ -19,7 +19,7 @@ use weft_cli::LaunchArgs;
 use weft_cli::launch::Password;
 use weft_dns::NameTable;
 use weft_gossip::{Entry, Gossip, PeerInfo};
-use weft_ipam::{Init, Pools, PoolsConfig};
+use weft_ipam::{Init, Pools, PoolsConfig, Rules, Times};
 use weft_router::networks::Networks;
 use weft_router::{Identity, Psk, Router, Target};
 use weft_wire::{NetworkKey, PeerUid};
@@ -208,7 +208,7 @@ fn targets(config: &Config, state: &State) -> Vec<Target> {
 
 fn pools(config: &Config, state: &State, targets: usize, now: Instant) -> anyhow::Result<Pools> {
     let saved: Result<Vec<_>, _> = state.pools.values().map(PoolState::saved).collect();
-    let saved = saved.context("a ring in the state file is damaged: put back a good copy, or give this peer's addresses up with `weft reset --force`")?;
+    let saved = saved?;
     let settings = PoolsConfig {
         us: config.name,
         pools: config.pools().collect(),
@@ -219,6 +219,9 @@ fn pools(config: &Config, state: &State, targets: usize, now: Instant) -> anyhow
             .map_or(Init::Observer, |ipam| ipam.init.clone()),
         targets,
         reserved: Vec::new(),
+        times: Times::DEFAULT,
+        rules: Rules::KEPT,
+        uptime: weft_net::uptime(),
     };
     Ok(Pools::new(settings, saved, random_seed()?, now)?)
 }

@@ -178,10 +178,33 @@ impl PoolState {
     /// As the allocator takes it.
     ///
     /// # Errors
-    /// What is kept is damaged.
-    pub(crate) fn saved(&self) -> Result<Saved, Malformed> {
-        Saved::parse(&unhex(&self.saved).unwrap_or_default())
+    /// What is kept is damaged, or of a later version.
+    pub(crate) fn saved(&self) -> Result<Saved, RingError> {
+        let bytes = unhex(&self.saved).unwrap_or_default();
+        match Saved::unknown_format(&bytes) {
+            Some(found) => Err(RingError::Format { found }),
+            None => Ok(Saved::parse(&bytes)?),
+        }
     }
+}
+
+/// Why a ring in the state file cannot be used.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(crate) enum RingError {
+    /// It is not what we wrote.
+    #[error(
+        "an address ring in the state file is damaged ({0}): put back a good copy of the file, or give this peer's \
+         addresses up with `weft reset --force` (then run `weft rmpeer` for its old name on another peer)"
+    )]
+    Damaged(#[from] Malformed),
+    /// It was written by another version of weft.
+    #[error(
+        "an address ring in the state file has format {found}, which this weft does not know: use the version that wrote it"
+    )]
+    Format {
+        /// The format found.
+        found: u8,
+    },
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -476,6 +499,80 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap().len(), len);
         }
     }
+
+    #[test]
+    fn a_ring_of_a_later_version_or_damaged_is_refused_with_what_to_do() {
+        let kept = |text: &str| PoolState {
+            saved: text.to_owned(),
+        };
+        // The start of what the allocator writes, and a format that is not there yet.
+        let later = kept("57524e47ff").saved().unwrap_err();
+        assert_eq!(later, RingError::Format { found: 0xff });
+        assert!(later.to_string().contains("use the version that wrote it"));
+        for text in ["", "57", "57524e4702", "no hex"] {
+            let damaged = kept(text).saved().unwrap_err().to_string();
+            assert!(damaged.contains("put back a good copy"), "{damaged}");
+        }
+    }
+
+    /// Writes states without end, and says after each that it is kept.
+    fn write_for_ever(dir: &Path) {
+        let store = Store::open(dir).unwrap();
+        let mut state = store.load().unwrap().unwrap_or_else(sample);
+        loop {
+            state.generation += 1;
+            let more = usize::try_from(state.generation % 50).unwrap();
+            state.targets = vec!["host:6783".to_owned(); more * 100];
+            store.save(&state).unwrap();
+            println!("kept {}", state.generation);
+            io::stdout().flush().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_writer_killed_at_any_moment_leaves_a_whole_state_no_older_than_what_it_said() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+        if let Some(dir) = std::env::var_os(DIR) {
+            return write_for_ever(Path::new(&dir)); // we are the writer
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut kept = 0;
+        for round in 0..12_u32 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", THIS, "--nocapture"])
+                .env(DIR, dir.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            // Whatever is said before the end is read to the end, so nothing is missed.
+            let mut said = 0;
+            while said <= round * 3 {
+                let line = lines.next().expect("the writer goes on").unwrap();
+                if let Some((_, number)) = line.split_once("kept ") {
+                    kept = number.parse::<u64>().unwrap();
+                    said += 1;
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_micros((round * 373).into()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, number)) = line.split_once("kept ") {
+                    kept = number.parse::<u64>().unwrap();
+                }
+            }
+            let state = Store::open(dir.path()).unwrap().load().unwrap().unwrap();
+            assert!(state.generation >= kept, "{} < {kept}", state.generation);
+            let more = usize::try_from(state.generation % 50).unwrap();
+            assert_eq!(state.targets.len(), more * 100, "two states in one");
+        }
+    }
+
+    const DIR: &str = "WEFT_TEST_STATE_DIR";
+    const THIS: &str = "state::tests::a_writer_killed_at_any_moment_leaves_a_whole_state_no_older_than_what_it_said";
 
     #[test]
     fn a_file_of_another_format_is_named_so() {

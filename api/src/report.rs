@@ -368,6 +368,47 @@ pub struct Ipam {
     pub pending: Vec<Pending>,
     /// Containers of this host whose address is another's.
     pub conflicts: Vec<Conflict>,
+    /// Who decides that a peer is dead and who gets its addresses.
+    #[serde(default)]
+    pub electors: Vec<Elector>,
+    /// Too few electors acknowledged of late what this peer owns, so it gives nothing new out.
+    #[serde(default)]
+    pub fenced: bool,
+    /// Peers out of reach that will be taken over; empty unless this peer is an elector.
+    #[serde(default)]
+    pub reclaims: Vec<Reclaim>,
+}
+
+/// One of those who decide about dead peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elector {
+    /// Who.
+    #[serde(with = "text")]
+    pub peer: PeerName,
+    /// Its name for people.
+    pub nickname: String,
+    /// Whether it can be asked.
+    pub reachable: bool,
+    /// Seconds since we asked for what it acknowledged last; none if it never did, or is us.
+    pub acked_s: Option<u64>,
+    /// It refuses, because a decision is under way that may be about what we own.
+    pub refuses: bool,
+}
+
+/// A peer out of reach whose addresses will be another's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reclaim {
+    /// Who.
+    #[serde(with = "text")]
+    pub peer: PeerName,
+    /// Its name for people.
+    pub nickname: String,
+    /// For how many seconds we have not heard of it.
+    pub silent_s: u64,
+    /// For how many more seconds we do not vote to take it over.
+    pub left_s: u64,
+    /// Whether enough electors are within reach to decide it.
+    pub quorum: bool,
 }
 
 /// A peer's part of the ring.

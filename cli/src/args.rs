@@ -55,8 +55,10 @@ pub enum ClientCommand {
     Prime,
     /// Take over the addresses of peers that are gone for good
     ///
-    /// You vouch that the peer is dead and will not come back with its data: addresses its containers
-    /// hold are given out again.
+    /// You vouch that each of these peers is gone for good: that its router, its containers and its state
+    /// directory never come back. Its addresses are this peer's from then on, at once, and it is no elector any
+    /// more. If it does come back, its containers lose the addresses that were given out again. Without
+    /// this the electors take a dead peer over by themselves, a day after they last heard of it.
     Rmpeer(RmpeerArgs),
     /// Put a container on the network, and print its addresses
     ///

@@ -7,8 +7,8 @@ use std::fmt::{Display, Write};
 
 use weft_api::ContainerId;
 use weft_api::report::{
-    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Mac, Network, Peer, Reach, Report,
-    Router,
+    Connection, ConnectionState, Dns, Encryption, Ipam, Link, Mac, Network, Peer, Reach, Reclaim,
+    Report, Router,
 };
 use weft_plugin::Target;
 use weft_wire::NetworkKey;
@@ -152,7 +152,64 @@ pub fn addresses(ipam: &Ipam, paint: Paint) -> String {
         let remedy = new_address(&conflict.container, &cidr);
         format!("{label} {who} is cut off, its address {cidr} belongs to a container at {holder}: {remedy}")
     });
-    lines(owners.chain(pending).chain(conflicts))
+    let electors = electors(ipam, paint).into_iter();
+    let reclaims = ipam.reclaims.iter().map(|gone| reclaim(gone, paint));
+    lines(
+        owners
+            .chain(pending)
+            .chain(conflicts)
+            .chain(electors)
+            .chain(reclaims),
+    )
+}
+
+/// Who decides about dead peers, and whether enough of them know what this peer owns.
+fn electors(ipam: &Ipam, paint: Paint) -> Vec<String> {
+    if ipam.electors.is_empty() {
+        return Vec::new();
+    }
+    let electors = ipam.electors.iter().map(|elector| {
+        let who = named(&elector.peer, &elector.nickname);
+        match (elector.reachable, elector.refuses, elector.acked_s) {
+            (false, _, _) => format!("{who} {}", paint.bad("unreachable")),
+            (true, true, _) => format!("{who} {}", paint.bad("refuses")),
+            (true, false, Some(age)) => format!("{who} acknowledged {} ago", span(age)),
+            (true, false, None) => who,
+        }
+    });
+    let electors: Vec<String> = electors.collect();
+    let mut text = vec![format!("electors: {}", electors.join(", "))];
+    if ipam.fenced {
+        let fence = "fenced: too few electors acknowledged what this peer owns, so it gives out no new \
+                     address (`weft rmpeer` for electors that are gone for good)";
+        text.push(paint.fair(fence));
+    }
+    text
+}
+
+fn reclaim(reclaim: &Reclaim, paint: Paint) -> String {
+    let who = named(&reclaim.peer, &reclaim.nickname);
+    let label = paint.fair("reclaim:");
+    let silent = span(reclaim.silent_s);
+    let when = match (reclaim.quorum, reclaim.left_s) {
+        (true, 0) => "its addresses are being taken over".to_owned(),
+        (true, left) => format!("its addresses are taken over in {}", span(left)),
+        (false, _) => {
+            "too few electors are here to take it over: `weft rmpeer` if it is gone for good"
+                .to_owned()
+        }
+    };
+    format!("{label} {who} silent for {silent}, {when}")
+}
+
+/// A time in its two largest units.
+fn span(seconds: u64) -> String {
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{}s", seconds % 60),
+        (_, _) => format!("{hours}h{}m", minutes % 60),
+    }
 }
 
 fn router(text: &mut Lines, router: &Router, paint: Paint) {

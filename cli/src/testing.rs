@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use weft_api::report::{
-    Conflict, Connection, ConnectionState, Dns, Encryption, FloodRoute, Holder, Ipam, Known, Link,
-    Mac, Name, Overlay, Owner, Peer, Pending, Reach, Report, Router, Suite, UnicastRoute,
+    Conflict, Connection, ConnectionState, Dns, Elector, Encryption, FloodRoute, Holder, Ipam,
+    Known, Link, Mac, Name, Overlay, Owner, Peer, Pending, Reach, Reclaim, Report, Router, Suite,
+    UnicastRoute,
 };
 use weft_api::types::Network;
 use weft_api::{Cidr, ContainerId};
@@ -239,6 +240,25 @@ fn ipam() -> Ipam {
             holder: peer(2),
             nickname: "host2".to_owned(),
         }],
+        electors: [(1, None), (2, Some(4)), (5, None)].map(elector).to_vec(),
+        fenced: false,
+        reclaims: vec![Reclaim {
+            peer: peer(5),
+            nickname: "host5".to_owned(),
+            silent_s: 3 * 3600 + 90,
+            left_s: 21 * 3600 - 90,
+            quorum: true,
+        }],
+    }
+}
+
+fn elector((n, acked_s): (u8, Option<u64>)) -> Elector {
+    Elector {
+        peer: peer(n),
+        nickname: format!("host{n}"),
+        reachable: n != 5,
+        acked_s,
+        refuses: false,
     }
 }
 

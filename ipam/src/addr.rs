@@ -204,6 +204,9 @@ impl FromStr for Cidr {
     }
 }
 
+/// The place of an address, or of the end of a range, as a number.
+pub(crate) type Position = u64;
+
 /// Addresses from `start` up to, not including, `end`; 64 bits, so that the end of the whole
 /// address space has a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -219,6 +222,13 @@ impl Span {
             start,
             end: start + 1,
         }
+    }
+
+    /// From one address up to another, that one included; just the first if they are out of order.
+    pub(crate) fn between(first: Addr, last: Addr) -> Self {
+        let start = first.position();
+        let end = last.position().max(start) + 1;
+        Self { start, end }
     }
 
     pub(crate) fn size(self) -> u64 {
@@ -238,6 +248,12 @@ impl Span {
         let start = self.start.max(other.start);
         let end = self.end.min(other.end).max(start);
         Self { start, end }
+    }
+
+    /// The first and the last address; `None` if there are none.
+    pub(crate) fn ends(self) -> Option<(Addr, Addr)> {
+        let last = self.end.checked_sub(1).filter(|last| *last >= self.start)?;
+        Some((Self::addr_at(self.start)?, Self::addr_at(last)?))
     }
 
     /// The address at a position, `None` past the end of the address space.

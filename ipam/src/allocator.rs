@@ -18,15 +18,19 @@ use weft_wire::{Malformed, PeerName};
 use crate::addr::{Addr, Cidr};
 use crate::asks::Asks;
 use crate::consensus::{Acceptor, Election};
+use crate::council::{Council, Votes};
 use crate::digest::Digest;
 use crate::event::{Answer, Config, Event};
+use crate::fence::Fence;
 use crate::message::{Message, unknown};
 use crate::requests::{FreeError, Pending, RequestError, RequestId, Wish};
 use crate::ring::{Ring, Takeover};
+use crate::rules::{Clock, Rule};
 use crate::saved::{LoadError, Saved, check_config};
 use crate::settle::Settling;
 use crate::space::{ContainerId, Hold, Space};
 use crate::sync::Sync;
+use crate::watch::Watch;
 
 /// A peer that came within reach hears of a proposal under way after this and up to as much again.
 const HURRY_MS: u64 = 50;
@@ -49,6 +53,10 @@ pub struct Allocator {
     pub(crate) asks: Asks,
     pub(crate) settling: Settling,
     pub(crate) sync: Sync,
+    pub(crate) clock: Clock,
+    pub(crate) fence: Fence,
+    pub(crate) watch: Watch,
+    pub(crate) council: Council,
     pub(crate) reachable: BTreeSet<PeerName>,
     pub(crate) targets: usize,
     pub(crate) malformed: u64,
@@ -90,6 +98,10 @@ impl Allocator {
             asks: Asks::default(),
             settling: Settling::default(),
             sync: Sync::default(),
+            clock: Clock::new(config.uptime, now),
+            fence: Fence::default(),
+            watch: Watch::default(),
+            council: Council::new(Votes::default()),
             reachable: BTreeSet::new(),
             targets: config.targets,
             malformed: 0,
@@ -191,8 +203,8 @@ impl Allocator {
         held.map(|(container, addr, holding)| (container, addr, holding.prefix))
     }
 
-    /// Makes the ranges of a peer that is gone for good ours; how many addresses that are. None of
-    /// a peer that is reachable, or of us.
+    /// Makes the ranges of a peer that is gone for good ours, and it no elector any more; how many
+    /// addresses that are. None of a peer that is reachable, or of us.
     pub fn take_over(&mut self, peer: PeerName, now: Instant) -> u64 {
         let Some(mut ring) = self.ring.clone().filter(|_| !self.is_live(peer)) else {
             return 0;
@@ -201,7 +213,8 @@ impl Allocator {
             return 0;
         }
         let taken = ring.take_over(peer, self.config.us, Takeover::Stranger);
-        if taken > 0 {
+        ring.vouch(peer, self.config.us);
+        if ring.digest() != self.digest {
             self.set_ring(ring, now);
             self.work(now);
         }
@@ -221,6 +234,7 @@ impl Allocator {
         if ring.take_over(self.config.us, heir, Takeover::Owner) == 0 {
             return None;
         }
+        ring.vouch(self.config.us, heir);
         self.space.clear();
         self.answer_all(|_| true, &RequestError::HandedOver);
         self.set_ring(ring, now);
@@ -235,6 +249,11 @@ impl Allocator {
         }
         self.work(now);
         Some(heir)
+    }
+
+    /// The time since the host's start, times of sleep included; to be told before any other call.
+    pub fn set_uptime(&mut self, uptime: Duration, now: Instant) {
+        self.clock = Clock::new(uptime.max(self.clock.last()), now);
     }
 
     /// How many peers we are told to connect to.
@@ -317,6 +336,9 @@ impl Allocator {
                 self.asks.deadline().filter(|_| wanted),
                 "ask for space again",
             ),
+            (self.fence_deadline(), "ask the electors"),
+            (self.council.deadline(), "rule about a dead peer"),
+            (self.aside_deadline(), "let go of addresses set aside"),
         ];
         let due = timers
             .into_iter()
@@ -338,6 +360,9 @@ impl Allocator {
     pub(crate) fn work(&mut self, now: Instant) {
         self.seek_ring(now);
         self.settle(now);
+        self.deliberate(now);
+        self.release_aside(now);
+        self.ask_electors(now);
         self.serve(now);
         self.ask(now);
         let live = self.live();
@@ -348,7 +373,11 @@ impl Allocator {
             let digest = self.digest;
             self.send(peer, &Message::Sync { nonce, digest });
         }
-        if !self.settling(now) && !self.undecided(now) {
+        let barrier = self.config.rules.keep(Rule::Barrier);
+        if !barrier {
+            self.sync.skip();
+        }
+        if !barrier || !self.settling(now) && !self.undecided(now) {
             for peer in self.sync.open() {
                 self.effect(Event::Synced { peer });
             }
@@ -364,6 +393,7 @@ impl Allocator {
         self.wanted = false;
         self.election.stop();
         self.dirty();
+        self.review_electors(now);
         self.review_holdings(now);
         self.reconsider_asks(now);
         self.out
@@ -438,6 +468,17 @@ impl Allocator {
             }
         }
         self.work(now);
+    }
+
+    fn release_aside(&mut self, now: Instant) {
+        if self.space.release_aside(self.clock.uptime(now)) {
+            self.dirty();
+        }
+    }
+
+    fn aside_deadline(&self) -> Option<Instant> {
+        let next = self.space.next_release();
+        next.map(|uptime| self.clock.instant(uptime))
     }
 
     fn reconsider_asks(&mut self, now: Instant) {

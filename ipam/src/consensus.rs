@@ -22,7 +22,7 @@ use weft_wire::PeerName;
 use crate::message::Message;
 
 /// How long a proposer waits for more promises than it needs.
-const GRACE: Duration = Duration::from_millis(300);
+pub(crate) const GRACE: Duration = Duration::from_millis(300);
 /// The first pause before another attempt; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before another attempt.
@@ -47,17 +47,26 @@ pub struct Decree {
 }
 
 /// What an acceptor must never forget.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Acceptor {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acceptor<D = Decree> {
     /// The highest ballot promised.
     pub promised: Option<Ballot>,
     /// The last decree accepted, and under which ballot.
-    pub accepted: Option<(Ballot, Decree)>,
+    pub accepted: Option<(Ballot, D)>,
 }
 
-impl Acceptor {
+impl<D> Default for Acceptor<D> {
+    fn default() -> Self {
+        Self {
+            promised: None,
+            accepted: None,
+        }
+    }
+}
+
+impl<D: Clone> Acceptor<D> {
     /// Promises to accept nothing below the ballot, or says what stands against it.
-    fn promise(&mut self, ballot: Ballot) -> Result<Option<(Ballot, Decree)>, Ballot> {
+    pub(crate) fn promise(&mut self, ballot: Ballot) -> Result<Option<(Ballot, D)>, Ballot> {
         if let Some(promised) = self.promised.filter(|promised| *promised > ballot) {
             return Err(promised);
         }
@@ -65,7 +74,7 @@ impl Acceptor {
         Ok(self.accepted.clone())
     }
 
-    fn accept(&mut self, ballot: Ballot, decree: &Decree) -> Result<(), Ballot> {
+    pub(crate) fn accept(&mut self, ballot: Ballot, decree: &D) -> Result<(), Ballot> {
         self.promise(ballot)?;
         self.accepted = Some((ballot, decree.clone()));
         Ok(())
@@ -149,6 +158,15 @@ impl Election {
         if let Some(retry) = &mut self.retry {
             *retry = (*retry).min(at);
             self.attempts = 0;
+        }
+    }
+
+    /// Who agreed to the attempt under way so far.
+    pub(crate) fn agreed(&self) -> BTreeSet<PeerName> {
+        match self.proposal.as_ref().map(|proposal| &proposal.phase) {
+            Some(Phase::Preparing { promises, .. }) => promises.keys().copied().collect(),
+            Some(Phase::Accepting { accepted, .. }) => accepted.clone(),
+            None => BTreeSet::new(),
         }
     }
 
@@ -242,7 +260,7 @@ impl Election {
     }
 
     fn propose(&mut self, field: Field<'_>, rng: &mut impl Rng, out: &mut Outbox, now: Instant) {
-        self.retry = Some(now + self.pause(rng));
+        self.retry = Some(now + pause(self.attempts, rng));
         self.attempts = self.attempts.saturating_add(1);
         self.highest_round = self.highest_round.saturating_add(1);
         let ballot = Ballot {
@@ -261,15 +279,6 @@ impl Election {
         });
         let prepare = |peer: &PeerName| (*peer, Message::Prepare { ballot });
         out.extend(field.reachable.iter().map(prepare));
-    }
-
-    /// Half to all of a pause that doubles with each attempt, so that two proposers do not outbid
-    /// each other for ever.
-    fn pause(&self, rng: &mut impl Rng) -> Duration {
-        let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
-        let full = FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY);
-        let half = full / 2;
-        half + half.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
     }
 
     /// Goes from promises to a decree: with a quorum, and everybody asked or the wait over.
@@ -314,6 +323,15 @@ impl Election {
         };
         chosen.then_some(decree)
     }
+}
+
+/// Half to all of a pause that doubles with each attempt, so that two proposers do not outbid
+/// each other for ever.
+pub(crate) fn pause(attempts: u32, rng: &mut impl Rng) -> Duration {
+    let factor = 1_u32.checked_shl(attempts).unwrap_or(u32::MAX);
+    let full = FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY);
+    let half = full / 2;
+    half + half.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -428,6 +446,7 @@ mod tests {
                 | Message::Adopted { .. }
                 | Message::Settled { .. }
                 | Message::Start
+                | Message::Council { .. }
                 | Message::Abstain) => panic!("no vote: {other:?}"),
             };
             self.wire.extend(reply.map(|reply| (to, from, reply)));

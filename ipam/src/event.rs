@@ -1,11 +1,14 @@
 //! What goes into an allocator at its start, and what comes out of it ever after.
 
+use std::time::Duration;
+
 use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr};
 use crate::birth::Init;
 use crate::digest::Digest;
 use crate::requests::{RequestError, RequestId};
+use crate::rules::{Rules, Times};
 use crate::saved::Saved;
 use crate::space::ContainerId;
 
@@ -24,6 +27,12 @@ pub struct Config {
     pub targets: usize,
     /// Addresses that are never given out; the same on every peer.
     pub reserved: Vec<Addr>,
+    /// How long the electors' business takes; the same on every peer.
+    pub times: Times,
+    /// All kept, but in a test.
+    pub rules: Rules,
+    /// The time since the host's start, times of sleep included (CLOCK_BOOTTIME).
+    pub uptime: Duration,
 }
 
 /// What the node has to do, in this order.

@@ -50,6 +50,7 @@ impl Allocator {
             Message::Accepted { ballot } => self.handle_accepted(from, ballot, now),
             Message::Outbid { ballot, promised } => self.election.handle_outbid(ballot, promised),
             Message::Abstain => self.election.handle_abstain(from),
+            Message::Council { ring, say } => self.handle_council(from, ring, say, now),
         }
         Ok(())
     }
@@ -109,11 +110,12 @@ impl Allocator {
         if ours.is_too_large() {
             return Err(Malformed::TooLong {
                 what: "merged ring",
-                value: ours.entries().len() + ours.claims().len(),
+                value: ours.entries().len() + ours.claims().len() + ours.covers().len(),
                 limit: MAX_ENTRIES,
             });
         }
         self.settling.know(theirs.digest());
+        self.wait_for_losers(&ours, now);
         if ours.digest() == self.digest {
             self.ring = Some(ours); // advice only
         } else {
@@ -131,13 +133,16 @@ impl Allocator {
         let Some(mut ring) = self.ring.clone() else {
             return;
         };
-        let spare = self.space.spare(&ring.owned_by(us), subnet);
+        let usable = self.usable(now);
+        let fenced = usable != ring.owned_by(us);
+        let spare = self.space.spare(&usable, subnet);
         let why = match spare.map(|span| ring.grant(span, us, from)) {
             Some(Ok(())) => {
                 self.set_ring(ring, now);
                 return self.send_ring(from, 0);
             }
             Some(Err(GrantError::Full)) => Denial::RingFull,
+            Some(Err(GrantError::NotOwned)) | None if fenced => Denial::Fenced,
             Some(Err(GrantError::NotOwned)) | None => Denial::InUse,
         };
         // Our ring too, so that it knows how little we have.
@@ -160,14 +165,20 @@ impl Allocator {
             let (_, addrs) = taken.entry(why as u8).or_insert((why, Vec::new()));
             addrs.push(addr);
         };
+        let usable = self.usable(now);
         let mut tell_ring = false;
         for addr in addrs {
             if ring.owner_of(*addr) != Some(us) {
                 tell_ring = true; // it does not know the owner
-            } else if self.space.holder(*addr).is_some() || self.rival(*addr, from, now).is_some() {
+            } else if self.space.holder(*addr).is_some()
+                || self.rival(*addr, from, now).is_some()
+                || self.space.kept_from(*addr, from).is_some()
+            {
                 keep(*addr, Denial::InUse);
             } else if self.space.is_reserved(*addr) {
                 keep(*addr, Denial::Reserved);
+            } else if !usable.iter().any(|span| span.contains(*addr)) {
+                // Neither granted nor refused while we may not use it: it asks again.
             } else if ring.grant(Span::one(*addr), us, from).is_ok() {
                 tell_ring = true;
             } else {

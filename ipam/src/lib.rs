@@ -21,6 +21,7 @@
 //!                   |      |   +-> birth.rs --> consensus.rs   the first division
 //!                   |      +-----> settle.rs, asks.rs          claims, asking for space
 //!   connections -> sync.rs                                     barriers, pulling rings
+//!   silence -----> fence.rs, watch.rs, council.rs              who is dead, and who gets its space
 //! ```
 //!
 //! [`Allocator`] holds it together for one pool, [`Pools`] for all: machines without clock, sockets
@@ -30,34 +31,44 @@
 
 mod addr;
 mod allocator;
+mod aside;
 mod asks;
 mod birth;
 mod consensus;
+mod council;
 mod digest;
 mod event;
 mod exchange;
+mod fence;
 mod message;
 mod pools;
 mod requests;
 mod ring;
+mod rules;
 mod saved;
 mod settle;
 mod space;
 mod status;
 mod sync;
+mod waits;
+mod watch;
 
 pub use addr::{Addr, Cidr, CidrError};
 pub use allocator::Allocator;
+pub use aside::Aside;
 pub use birth::Init;
 pub use consensus::{Acceptor, Ballot, Decree};
+pub use council::{Ruling, Votes};
 pub use digest::{Digest, ParseDigestError};
 pub use event::{Answer, Config, Event};
 pub use pools::{AddPoolError, MAX_POOLS, Pools, PoolsConfig};
 pub use requests::{FreeError, MAX_PENDING, RequestError, RequestId, Wish};
 pub use ring::{Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
+pub use rules::{ParseRuleError, Rule, Rules, Times};
 pub use saved::{Allocation, LoadError, Saved, SavedRing};
 pub use space::ContainerId;
-pub use status::{Conflict, Owner, PendingRequest, State, Status, Unsettled, WaitsFor};
+pub use status::{Conflict, Elector, Owner, PendingRequest, Reclaim, State, Status, Unsettled};
+pub use waits::WaitsFor;
 
 #[cfg(test)]
 mod simulation;

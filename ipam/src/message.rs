@@ -8,6 +8,9 @@
 //! fact. A grant is nothing but a [`Message::Ring`] that says so. Whatever refers to a ring names
 //! it, so that a message from before two rings met does no harm after.
 
+mod electors;
+mod ring;
+
 use std::collections::BTreeSet;
 
 use weft_wire::codec::{Reader, Writer};
@@ -16,13 +19,15 @@ use weft_wire::{Malformed, PeerName};
 use crate::addr::{Addr, Cidr};
 use crate::consensus::{Ballot, Decree};
 use crate::digest::Digest;
-use crate::ring::{
-    Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, Ring, RingError, RingId, RingKind,
-};
+use crate::ring::{MAX_FOUNDERS, Ring, RingId, RingKind};
+use crate::saved::SavedRing;
+
+pub(crate) use electors::{Ask, Council, read_voted, write_voted};
+pub(crate) use ring::{read_first_ring, read_ring, write_ring};
 
 /// The most addresses one message claims or denies.
 pub(crate) const MAX_ADDRS: usize = 4_096;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +76,8 @@ pub(crate) enum Message {
     Outbid { ballot: Ballot, promised: Ballot },
     /// We do not vote.
     Abstain,
+    /// Between the electors of a ring, and those they watch.
+    Council { ring: RingId, say: Council },
 }
 
 /// Why a peer keeps what it was asked for.
@@ -82,6 +89,8 @@ pub(crate) enum Denial {
     Reserved,
     /// The ring is cut into as many ranges as it may have.
     RingFull,
+    /// It has space, which too few electors acknowledged of late.
+    Fenced,
 }
 
 impl Message {
@@ -99,9 +108,7 @@ impl Message {
             Self::Ring { nonce, ring } => {
                 w.u32(*nonce).bool(ring.is_some());
                 if let Some(ring) = ring {
-                    let entries = ring.entries().iter().map(|(t, e)| (*t, *e));
-                    let claims = ring.claims().iter().map(|((a, p), c)| (*a, *p, *c));
-                    write_ring(&mut w, ring.id(), ring.founders(), entries, claims);
+                    write_ring(&mut w, &SavedRing::from_ring(ring));
                 }
             }
             Self::Space { ring, subnet } => write_cidr(write_id(&mut w, *ring), *subnet),
@@ -118,6 +125,7 @@ impl Message {
                 write_id(&mut w, *ring).raw(&digest.to_bytes());
             }
             Self::Start | Self::Abstain => {}
+            Self::Council { ring, say } => say.write(write_id(&mut w, *ring)),
             Self::Prepare { ballot } | Self::Accepted { ballot } => write_ballot(&mut w, *ballot),
             Self::Promise { ballot, accepted } => {
                 write_ballot(&mut w, *ballot);
@@ -195,6 +203,10 @@ impl Message {
             },
             START => Self::Start,
             ABSTAIN => Self::Abstain,
+            COUNCIL => Self::Council {
+                ring: read_id(r)?,
+                say: Council::read(r)?,
+            },
             other => Self::read_vote(other, r)?,
         })
     }
@@ -241,12 +253,13 @@ impl Message {
             Self::Accepted { .. } => ACCEPTED,
             Self::Outbid { .. } => OUTBID,
             Self::Abstain => ABSTAIN,
+            Self::Council { .. } => COUNCIL,
         }
     }
 }
 
 impl Denial {
-    const ALL: [Self; 3] = [Self::InUse, Self::Reserved, Self::RingFull];
+    const ALL: [Self; 4] = [Self::InUse, Self::Reserved, Self::RingFull, Self::Fenced];
 
     const fn code(self) -> u8 {
         self as u8 + 1
@@ -286,67 +299,6 @@ pub(crate) fn read_cidr(r: &mut Reader<'_>, what: &'static str) -> Result<Cidr, 
     Cidr::new(first, prefix).map_err(|_| unknown(what, prefix.into()))
 }
 
-pub(crate) fn write_ring(
-    w: &mut Writer,
-    id: RingId,
-    founders: &[PeerName],
-    entries: impl ExactSizeIterator<Item = (Addr, Entry)>,
-    claims: impl ExactSizeIterator<Item = (Addr, PeerName, Claim)>,
-) {
-    write_peers(write_id(w, id), founders.iter());
-    w.u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
-    for (token, entry) in entries {
-        w.u32(token.to_bits()).u32(entry.version).peer(entry.owner);
-        w.u32(entry.stamp).u32(entry.free);
-    }
-    w.u32(u32::try_from(claims.len()).unwrap_or(u32::MAX));
-    for (addr, claimant, claim) in claims {
-        w.u32(addr.to_bits()).peer(claimant);
-        w.u32(claim.stamp).bool(claim.held);
-    }
-}
-
-pub(crate) fn read_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malformed> {
-    let id = read_id(r)?;
-    let founders = read_peers(r)?;
-    let count = bounded(r.u32("ring size")?, MAX_ENTRIES, "ring")?;
-    let mut entries = Vec::new();
-    for _ in 0..count {
-        let token = Addr::from_bits(r.u32("token")?);
-        let entry = Entry {
-            version: r.u32("ring entry version")?,
-            owner: r.peer("ring entry owner")?,
-            stamp: r.u32("ring entry stamp")?,
-            free: r.u32("ring entry free count")?,
-        };
-        entries.push((token, entry));
-    }
-    let claims = read_claims(r)?;
-    Ring::from_parts(pool, id, founders, &entries, &claims).map_err(|error| match error {
-        RingError::Start => unknown("first token of the ring", 0),
-        RingError::Outside(token) => {
-            unknown("token or claim outside of the pool", token.to_bits().into())
-        }
-        RingError::Order(token) => unknown("token or claim out of order", token.to_bits().into()),
-        RingError::TooMany | RingError::Founders => unknown("founders of the ring", 0),
-    })
-}
-
-fn read_claims(r: &mut Reader<'_>) -> Result<Vec<(Addr, PeerName, Claim)>, Malformed> {
-    let count = bounded(r.u32("number of claims")?, MAX_CLAIMS, "claims")?;
-    let mut claims = Vec::new();
-    for _ in 0..count {
-        let addr = Addr::from_bits(r.u32("claimed address")?);
-        let claimant = r.peer("claimant")?;
-        let claim = Claim {
-            stamp: r.u32("claim stamp")?,
-            held: r.bool("claim flag")?,
-        };
-        claims.push((addr, claimant, claim));
-    }
-    Ok(claims)
-}
-
 pub(crate) fn write_accepted(w: &mut Writer, accepted: Option<&(Ballot, Decree)>) {
     w.bool(accepted.is_some());
     if let Some((ballot, decree)) = accepted {
@@ -379,14 +331,14 @@ fn write_decree(w: &mut Writer, decree: &Decree) {
 
 fn read_decree(r: &mut Reader<'_>) -> Result<Decree, Malformed> {
     let bits = r.u128("decree")?;
-    let founders: BTreeSet<_> = read_peers(r)?.into_iter().collect();
+    let founders: BTreeSet<_> = read_peers(r, MAX_FOUNDERS)?.into_iter().collect();
     if founders.is_empty() {
         return Err(unknown("founders of the decree", 0));
     }
     Ok(Decree { bits, founders })
 }
 
-fn write_id(w: &mut Writer, id: RingId) -> &mut Writer {
+pub(crate) fn write_id(w: &mut Writer, id: RingId) -> &mut Writer {
     let kind = match id.kind {
         RingKind::Seed => 1,
         RingKind::Consensus => 2,
@@ -395,7 +347,7 @@ fn write_id(w: &mut Writer, id: RingId) -> &mut Writer {
     w.u8(kind).u128(id.bits)
 }
 
-fn read_id(r: &mut Reader<'_>) -> Result<RingId, Malformed> {
+pub(crate) fn read_id(r: &mut Reader<'_>) -> Result<RingId, Malformed> {
     let kind = match r.u8("kind of ring")? {
         1 => RingKind::Seed,
         2 => RingKind::Consensus,
@@ -406,26 +358,26 @@ fn read_id(r: &mut Reader<'_>) -> Result<RingId, Malformed> {
     Ok(RingId { kind, bits })
 }
 
-fn write_peers<'a>(w: &mut Writer, peers: impl ExactSizeIterator<Item = &'a PeerName>) {
+pub(crate) fn write_peers<'a>(w: &mut Writer, peers: impl ExactSizeIterator<Item = &'a PeerName>) {
     w.u32(u32::try_from(peers.len()).unwrap_or(u32::MAX));
     for peer in peers {
         w.peer(*peer);
     }
 }
 
-fn read_peers(r: &mut Reader<'_>) -> Result<Vec<PeerName>, Malformed> {
-    let count = bounded(r.u32("number of founders")?, MAX_FOUNDERS, "founders")?;
-    (0..count).map(|_| r.peer("founder")).collect()
+pub(crate) fn read_peers(r: &mut Reader<'_>, most: usize) -> Result<Vec<PeerName>, Malformed> {
+    let count = bounded(r.u32("number of peers")?, most, "list of peers")?;
+    (0..count).map(|_| r.peer("listed peer")).collect()
 }
 
-fn write_addrs(w: &mut Writer, addrs: &[Addr]) {
+pub(crate) fn write_addrs(w: &mut Writer, addrs: &[Addr]) {
     w.u32(u32::try_from(addrs.len()).unwrap_or(u32::MAX));
     for addr in addrs {
         w.u32(addr.to_bits());
     }
 }
 
-fn read_addrs(r: &mut Reader<'_>) -> Result<Vec<Addr>, Malformed> {
+pub(crate) fn read_addrs(r: &mut Reader<'_>) -> Result<Vec<Addr>, Malformed> {
     let count = bounded(r.u32("number of addresses")?, MAX_ADDRS, "address list")?;
     (0..count)
         .map(|_| r.u32("address").map(Addr::from_bits))
@@ -460,12 +412,14 @@ const ACCEPT: u8 = 13;
 const ACCEPTED: u8 = 14;
 const OUTBID: u8 = 15;
 const ABSTAIN: u8 = 16;
+const COUNCIL: u8 = 17;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ring::{MAX_CLAIMS, MAX_COVERS, MAX_ENTRIES};
 
     fn pool() -> Cidr {
         "10.32.0.0/12".parse().unwrap()
@@ -548,7 +502,14 @@ mod tests {
                 promised: ballot,
             },
             Message::Abstain,
+            Message::Council {
+                ring: ring_id,
+                say: Council::Refused { nonce: 1 },
+            },
         ]
+        .into_iter()
+        .chain(electors::samples(ring_id, digest))
+        .collect()
     }
 
     #[test]
@@ -587,7 +548,8 @@ mod tests {
             ring: Some(ring()),
         }
         .emit(pool());
-        let token = 7 + 4 + 1 + 17 + 4 + 3 * 6 + 4;
+        let rulings = 4 + 4 + 3 * 6 + 4 + 4;
+        let token = 7 + 4 + 1 + 17 + 4 + 3 * 6 + rulings + 4;
         let mut moved = bytes.clone();
         moved[token] ^= 1;
         assert!(Message::parse(&moved, pool()).is_err());
@@ -601,7 +563,7 @@ mod tests {
 
     #[test]
     fn the_largest_ring_fits_a_control_message() {
-        let largest = 100 + MAX_FOUNDERS * 6 + MAX_ENTRIES * 22 + MAX_CLAIMS * 15;
+        let largest = 300 + MAX_FOUNDERS * 6 + MAX_COVERS * 36 + MAX_ENTRIES * 38 + MAX_CLAIMS * 27;
         assert!(largest < weft_wire::control::MAX_CONTROL);
     }
 
@@ -610,7 +572,7 @@ mod tests {
         fn any_bytes_parse_without_panic(bytes: Vec<u8>) {
             let mut whole = Vec::new();
             let _ = Message::parse(&bytes, pool());
-            for kind in 0..20 {
+            for kind in 0..24 {
                 whole.clear();
                 whole.extend([VERSION, 10, 32, 0, 0, 12, kind]);
                 whole.extend(&bytes);
@@ -620,7 +582,7 @@ mod tests {
 
         #[test]
         fn a_message_with_a_byte_changed_parses_without_panic(
-            which in 0..18_usize, at: prop::sample::Index, with: u8,
+            which in 0..28_usize, at: prop::sample::Index, with: u8,
         ) {
             let mut bytes = samples()[which].emit(pool());
             let at = at.index(bytes.len());

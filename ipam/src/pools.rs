@@ -16,7 +16,7 @@
 mod joining;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -30,6 +30,7 @@ use crate::digest::Digest;
 use crate::event::{Answer, Event};
 use crate::message::pool_of;
 use crate::requests::{FreeError, RequestError, RequestId};
+use crate::rules::{Clock, Rules, Times};
 use crate::saved::{LoadError, Saved};
 use crate::space::ContainerId;
 
@@ -51,6 +52,12 @@ pub struct PoolsConfig {
     pub targets: usize,
     /// Addresses that are never given out; the same on every peer.
     pub reserved: Vec<Addr>,
+    /// How long the electors' business takes; the same on every peer.
+    pub times: Times,
+    /// All kept, but in a test.
+    pub rules: Rules,
+    /// The time since the host's start, times of sleep included (CLOCK_BOOTTIME).
+    pub uptime: Duration,
 }
 
 /// Why there can be no such pool.
@@ -80,6 +87,7 @@ pub enum AddPoolError {
 pub struct Pools {
     config: PoolsConfig,
     rng: ChaCha20Rng,
+    clock: Clock,
     allocators: BTreeMap<Cidr, Allocator>,
     /// Connections whose barrier stands, and for which pools.
     unsynced: BTreeMap<PeerName, BTreeSet<Cidr>>,
@@ -105,6 +113,7 @@ impl Pools {
     ) -> Result<Self, LoadError> {
         let mut pools = Self {
             rng: ChaCha20Rng::from_seed(seed),
+            clock: Clock::new(config.uptime, now),
             allocators: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             neighbours: BTreeSet::new(),
@@ -270,6 +279,14 @@ impl Pools {
         self.allocators
             .values_mut()
             .for_each(|a| a.set_targets(targets));
+    }
+
+    /// The time since the host's start, times of sleep included; to be told before any other call.
+    pub fn set_uptime(&mut self, uptime: Duration, now: Instant) {
+        self.clock = Clock::new(uptime.max(self.clock.last()), now);
+        for allocator in self.allocators.values_mut() {
+            allocator.set_uptime(uptime, now);
+        }
     }
 
     /// Who can be reached over the mesh, without us.

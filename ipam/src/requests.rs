@@ -11,7 +11,7 @@ use std::time::Instant;
 use thiserror::Error;
 use weft_wire::PeerName;
 
-use crate::addr::{Addr, Cidr};
+use crate::addr::{Addr, Cidr, Span};
 use crate::allocator::Allocator;
 use crate::event::Answer;
 use crate::message::Denial;
@@ -189,6 +189,8 @@ struct Pass {
     settling: bool,
     /// Addresses that containers of other peers have though they are not those peers'.
     claimed: BTreeSet<Addr>,
+    /// What of our ranges may be used.
+    usable: Vec<Span>,
     /// Subnets found to have nothing free.
     exhausted: BTreeSet<Cidr>,
 }
@@ -238,9 +240,13 @@ impl Allocator {
 
     /// Answers what can be answered.
     pub(crate) fn serve(&mut self, now: Instant) {
+        if self.pending.is_empty() {
+            return;
+        }
         let mut pass = Pass {
             settling: self.settling(now),
             claimed: self.claimed_by_others(now),
+            usable: self.usable(now),
             exhausted: BTreeSet::new(),
         };
         for pending in std::mem::take(&mut self.pending) {
@@ -264,8 +270,8 @@ impl Allocator {
                     return None;
                 }
                 let us = self.config.us;
-                let own = self.ring.as_ref()?.owned_by(us);
-                let Some(addr) = self.space.pick(us, &own, *subnet, &pass.claimed) else {
+                let own = &pass.usable;
+                let Some(addr) = self.space.pick(us, own, *subnet, &pass.claimed) else {
                     pass.exhausted.insert(*subnet);
                     return None;
                 };
@@ -308,10 +314,14 @@ impl Allocator {
             None => {
                 let ring = self.ring.as_ref()?;
                 let rival = ring.claimants(addr).find(|peer| self.is_live(*peer));
-                let free = !pass.settling && !pass.claimed.contains(&addr);
-                match rival {
+                let us = self.config.us;
+                let ours = ring.owner_of(addr) == Some(us);
+                let kept = self.space.kept_from(addr, us).filter(|_| ours);
+                let usable = pass.usable.iter().any(|span| span.contains(addr));
+                let free = !pass.settling && !pass.claimed.contains(&addr) && usable;
+                match rival.or(kept) {
                     Some(peer) => Some(Err(RequestError::InUse { addr, peer })),
-                    None => (free && ring.owner_of(addr) == Some(self.config.us)).then_some(Ok(())),
+                    None => free.then_some(Ok(())),
                 }
             }
         }
@@ -342,6 +352,7 @@ impl Allocator {
             Denial::InUse => RequestError::InUse { addr, peer },
             Denial::Reserved => RequestError::Reserved { addr },
             Denial::RingFull => RequestError::RingFull { addr, peer },
+            Denial::Fenced => return, // it may yet grant it
         };
         let is_claim = |pending: &Pending| match &pending.wish {
             Wish::Claim { addr: claimed, .. } => *claimed == addr,

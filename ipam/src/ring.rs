@@ -4,17 +4,26 @@
 //! to the end of the pool. Only the owner of a range changes it: it may cut it in pieces and give
 //! pieces away, each time with a higher version. So two entries for one token that differ were
 //! written one after the other, except after a takeover of a peer that was not dead, and the larger
-//! of the two in the order (version, owner) wins in any case.
+//! of the two in the order (ruling, version, owner) wins in any case.
 //!
 //! A *claim* in the ring is a peer's word that a container of it holds an address whose owner it
 //! cannot ask. Each is written by its claimant alone. Of several claimants of one address that can
 //! reach each other the one with the smallest name keeps it until the owner can be asked.
 //!
+//! A takeover by the electors' ruling numbers the entries it writes with that ruling, which goes before
+//! the version, and *covers* the part it took: entries of earlier rulings inside are void.
+//!
 //! How much of a range is *free* is advice for whoever looks for space: a stamped value that its
 //! owner alone writes, merged too, but no part of the digest.
 //!
 //! Invariants: there is a token at the start of the pool and all are inside it, so every address
-//! has exactly one owner. `merge` is total, commutative, associative and idempotent.
+//! has exactly one owner; no entry is of an earlier ruling than what covers it. `merge` is total,
+//! commutative, associative and idempotent.
+
+mod claims;
+mod covers;
+mod roll;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,11 +33,19 @@ use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr, Span};
 use crate::digest::{Digest, Fnv};
+use crate::saved::SavedRing;
 
-/// The most entries a ring may have; 22 bytes each, so that with founders and claims it fits a
-/// control message ([`weft_wire::control::MAX_CONTROL`]).
-pub const MAX_ENTRIES: usize = 36_000;
-/// The most claims a ring may have, withdrawn ones included; 15 bytes each.
+pub use claims::Claim;
+pub(crate) use claims::Claims;
+use claims::check_claims;
+pub(crate) use covers::{Covers, MAX_COVERS};
+pub(crate) use roll::{MAX_ELECTORS, Roll, blocking, majority};
+pub(crate) use takeover::Takeover;
+
+/// The most entries a ring may have; up to 38 bytes each, so that with all else it fits a control
+/// message ([`weft_wire::control::MAX_CONTROL`]).
+pub const MAX_ENTRIES: usize = 18_000;
+/// The most claims a ring may have, withdrawn ones included; up to 27 bytes each.
 pub const MAX_CLAIMS: usize = 8_192;
 /// The most founders a ring may have.
 pub const MAX_FOUNDERS: usize = 4_096;
@@ -36,7 +53,8 @@ pub const MAX_FOUNDERS: usize = 4_096;
 const MAX_ENTRIES_TO_CUT: usize = MAX_ENTRIES / 2;
 /// Nobody adds claims from here on, for the same reason.
 const MAX_CLAIMS_TO_ADD: usize = MAX_CLAIMS / 2;
-/// A takeover skips versions, so that it wins over what the peer wrote last and we never saw.
+/// A takeover without a ruling skips versions, so that it wins over what the peer wrote last and we
+/// never saw.
 const TAKEOVER_STEP: u32 = 100;
 
 /// How a ring came to be; of two rings that meet, the smaller kind survives.
@@ -73,6 +91,8 @@ impl fmt::Display for RingId {
 /// What the ring says about one range. Ordered as entries are merged: the larger one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
+    /// The ruling that took the range over the last time; 0 if none did.
+    pub ruling: u32,
     /// Grows with every change of owner.
     pub version: u32,
     /// Who owns the range.
@@ -82,18 +102,6 @@ pub struct Entry {
     /// How many addresses of the range the owner had free when it last said so; advice only.
     pub free: u32,
 }
-
-/// A peer's word on one address. Ordered as claims are merged: the larger one wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    /// Grows with every change.
-    pub stamp: u32,
-    /// Whether a container of the claimant holds the address.
-    pub held: bool,
-}
-
-/// Whose word on which address.
-pub(crate) type Claims = BTreeMap<(Addr, PeerName), Claim>;
 
 /// Why a range could not be given away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -124,6 +132,12 @@ pub enum RingError {
     /// No founders, or out of order or repeated.
     #[error("the ring's founders are missing or out of order")]
     Founders,
+    /// No electors, too many, or what was taken over is out of order.
+    #[error("the ring's electors or what they ruled make no sense")]
+    Electors,
+    /// An entry is of an earlier ruling than the one that took its range over.
+    #[error("token {0} is void")]
+    Void(Addr),
 }
 
 /// The ring of one pool.
@@ -132,6 +146,8 @@ pub(crate) struct Ring {
     pool: Cidr,
     id: RingId,
     founders: Vec<PeerName>,
+    roll: Roll,
+    covers: Covers,
     entries: BTreeMap<Addr, Entry>,
     claims: Claims,
 }
@@ -145,7 +161,9 @@ impl Ring {
         Self {
             pool,
             id,
+            roll: Roll::born(&founders),
             founders,
+            covers: Covers::default(),
             entries,
             claims: Claims::new(),
         }
@@ -163,41 +181,33 @@ impl Ring {
     ///
     /// # Errors
     /// An invariant of the ring does not hold.
-    pub(crate) fn from_parts(
-        pool: Cidr,
-        id: RingId,
-        founders: Vec<PeerName>,
-        entries: &[(Addr, Entry)],
-        claims: &[(Addr, PeerName, Claim)],
-    ) -> Result<Self, RingError> {
-        let too_many = entries.len() > MAX_ENTRIES
-            || founders.len() > MAX_FOUNDERS
-            || claims.len() > MAX_CLAIMS;
+    pub(crate) fn from_parts(pool: Cidr, parts: SavedRing) -> Result<Self, RingError> {
+        let too_many = parts.entries.len() > MAX_ENTRIES
+            || parts.founders.len() > MAX_FOUNDERS
+            || parts.claims.len() > MAX_CLAIMS
+            || parts.covers.len() > MAX_COVERS;
         if too_many {
             return Err(RingError::TooMany);
         }
-        if founders.is_empty() || !founders.is_sorted_by(|a, b| a < b) {
+        if parts.founders.is_empty() || !parts.founders.is_sorted_by(|a, b| a < b) {
             return Err(RingError::Founders);
         }
-        if entries.first().map(|(token, _)| *token) != Some(pool.first()) {
-            return Err(RingError::Start);
-        }
-        let mut map = BTreeMap::new();
-        for (token, entry) in entries {
-            if !pool.contains(*token) {
-                return Err(RingError::Outside(*token));
-            }
-            if map.last_key_value().is_some_and(|(last, _)| last >= token) {
-                return Err(RingError::Order(*token));
-            }
-            map.insert(*token, *entry);
-        }
+        let electors = parts.electors.into_iter().collect();
+        let gone = parts.gone.into_iter().collect();
+        let roll = Roll::from_parts(parts.rulings, electors, gone).ok_or(RingError::Electors)?;
+        let covers = parts.covers.iter();
+        let covers: Vec<_> = covers
+            .map(|(first, last, ruling)| (Span::between(*first, *last), *ruling))
+            .collect();
+        let covers = Covers::from_parts(&covers).ok_or(RingError::Electors)?;
         Ok(Self {
             pool,
-            id,
-            founders,
-            entries: map,
-            claims: check_claims(pool, claims)?,
+            id: parts.id,
+            founders: parts.founders,
+            roll,
+            entries: check_entries(pool, &covers, &parts.entries)?,
+            covers,
+            claims: check_claims(pool, &parts.claims)?,
         })
     }
 
@@ -209,17 +219,23 @@ impl Ring {
         &self.founders
     }
 
+    pub(crate) const fn roll(&self) -> &Roll {
+        &self.roll
+    }
+
+    pub(crate) const fn covers(&self) -> &Covers {
+        &self.covers
+    }
+
     pub(crate) const fn entries(&self) -> &BTreeMap<Addr, Entry> {
         &self.entries
     }
 
-    pub(crate) const fn claims(&self) -> &Claims {
-        &self.claims
-    }
-
     /// Whether the ring is larger than any may be, which only a merge can make it.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.entries.len() > MAX_ENTRIES || self.claims.len() > MAX_CLAIMS
+        self.entries.len() > MAX_ENTRIES
+            || self.claims.len() > MAX_CLAIMS
+            || self.covers.len() > MAX_COVERS
     }
 
     /// Takes in what another peer knows of the same ring.
@@ -233,6 +249,9 @@ impl Ring {
             let ours = self.claims.entry(*key).or_insert(*theirs);
             *ours = (*ours).max(*theirs);
         }
+        self.roll.merge(&other.roll);
+        self.covers.merge(&other.covers);
+        self.drop_void();
         // Equal by birth; the smaller only so that the result never hangs on the order of merging.
         if other.founders < self.founders {
             self.founders.clone_from(&other.founders);
@@ -253,8 +272,10 @@ impl Ring {
             hash = hash
                 .write(&token.to_bits().to_be_bytes())
                 .write(&entry.owner.to_bytes())
+                .write(&entry.ruling.to_be_bytes())
                 .write(&entry.version.to_be_bytes());
         }
+        hash = self.digest_of_rulings(hash);
         // Separates the two lists, whose items could be mistaken for each other.
         hash = hash.write(b"claims");
         for ((addr, claimant), claim) in &self.claims {
@@ -337,49 +358,6 @@ impl Ring {
         Ok(())
     }
 
-    /// Makes every range of one peer another's; says how many addresses that were.
-    pub(crate) fn take_over(&mut self, from: PeerName, to: PeerName, by: Takeover) -> u64 {
-        let taken = self.owned_by(from).into_iter().map(Span::size).sum();
-        let step = match by {
-            Takeover::Owner => 1,
-            Takeover::Stranger => TAKEOVER_STEP,
-        };
-        for entry in self.entries.values_mut().filter(|e| e.owner == from) {
-            *entry = entry.owned_anew(to, step);
-        }
-        taken
-    }
-
-    /// Gives our word that a container here holds an address.
-    ///
-    /// # Errors
-    /// There are as many claims as there may be.
-    pub(crate) fn claim(&mut self, addr: Addr, us: PeerName) -> Result<(), GrantError> {
-        if self.claims.len() >= MAX_CLAIMS_TO_ADD && !self.claims.contains_key(&(addr, us)) {
-            return Err(GrantError::Full);
-        }
-        self.set_claim(addr, us, true);
-        Ok(())
-    }
-
-    /// Takes our word back.
-    pub(crate) fn withdraw(&mut self, addr: Addr, us: PeerName) {
-        if self.is_claimed_by(addr, us) {
-            self.set_claim(addr, us, false);
-        }
-    }
-
-    pub(crate) fn is_claimed_by(&self, addr: Addr, peer: PeerName) -> bool {
-        self.claims.get(&(addr, peer)).is_some_and(|c| c.held)
-    }
-
-    /// Everybody whose word stands on an address.
-    pub(crate) fn claimants(&self, addr: Addr) -> impl Iterator<Item = PeerName> + use<'_> {
-        let all = (addr, PeerName::from_bytes([0; 6]))..=(addr, PeerName::from_bytes([0xff; 6]));
-        let held = self.claims.range(all).filter(|(_, claim)| claim.held);
-        held.map(|((_, claimant), _)| *claimant)
-    }
-
     /// Writes down how much of its ranges a peer has free; only that peer may say so.
     pub(crate) fn advise(&mut self, us: PeerName, free: impl Fn(Span) -> u64) {
         let ranges: Vec<_> = self.ranges().filter(|(_, e)| e.owner == us).collect();
@@ -400,13 +378,8 @@ impl Ring {
         debug_assert_eq!(self.entries.keys().next(), Some(&self.pool.first()));
         debug_assert!(self.entries.keys().all(|t| self.pool.contains(*t)));
         debug_assert!(!self.founders.is_empty());
-    }
-
-    fn set_claim(&mut self, addr: Addr, us: PeerName, held: bool) {
-        let claim = self.claims.entry((addr, us));
-        let claim = claim.or_insert(Claim { stamp: 0, held });
-        claim.held = held;
-        claim.stamp = claim.stamp.saturating_add(1);
+        let void = |(t, e): (&Addr, &Entry)| e.ruling < self.covers.at(t.position());
+        debug_assert!(!self.entries.iter().any(void));
     }
 
     fn cut_at(&mut self, position: u64) {
@@ -425,18 +398,10 @@ impl Ring {
     }
 }
 
-/// Who gives a peer's ranges to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takeover {
-    /// The peer itself, which knows its last version.
-    Owner,
-    /// Another peer, told by the operator that the owner is gone for good.
-    Stranger,
-}
-
 impl Entry {
     fn owned_anew(self, owner: PeerName, step: u32) -> Self {
         Self {
+            ruling: self.ruling,
             version: self.version.saturating_add(step),
             owner,
             stamp: 0,
@@ -445,22 +410,31 @@ impl Entry {
     }
 }
 
-fn check_claims(pool: Cidr, list: &[(Addr, PeerName, Claim)]) -> Result<Claims, RingError> {
-    let mut claims = Claims::new();
-    for (addr, claimant, claim) in list {
-        let key = (*addr, *claimant);
-        if !pool.contains(*addr) {
-            return Err(RingError::Outside(*addr));
-        }
-        if claims
-            .last_key_value()
-            .is_some_and(|(last, _)| *last >= key)
-        {
-            return Err(RingError::Order(*addr));
-        }
-        claims.insert(key, *claim);
+fn check_entries(
+    pool: Cidr,
+    covers: &Covers,
+    list: &[(Addr, Entry)],
+) -> Result<BTreeMap<Addr, Entry>, RingError> {
+    if list.first().map(|(token, _)| *token) != Some(pool.first()) {
+        return Err(RingError::Start);
     }
-    Ok(claims)
+    let mut entries = BTreeMap::new();
+    for (token, entry) in list {
+        if !pool.contains(*token) {
+            return Err(RingError::Outside(*token));
+        }
+        if entries
+            .last_key_value()
+            .is_some_and(|(last, _)| last >= token)
+        {
+            return Err(RingError::Order(*token));
+        }
+        if entry.ruling < covers.at(token.position()) {
+            return Err(RingError::Void(*token));
+        }
+        entries.insert(*token, *entry);
+    }
+    Ok(entries)
 }
 
 fn divide(span: Span, peers: &[PeerName], entries: &mut BTreeMap<Addr, Entry>) {
@@ -469,6 +443,7 @@ fn divide(span: Span, peers: &[PeerName], entries: &mut BTreeMap<Addr, Entry>) {
     };
     if peers.len() == 1 || span.size() == 1 {
         let entry = Entry {
+            ruling: 0,
             version: 1,
             owner: *owner,
             stamp: 0,

@@ -1,8 +1,10 @@
 //! What an allocator must find again after a restart, and the bytes of it.
 //!
 //! ```text
-//!  | "WRNG" | format (1) | us (6) | pool (5) | ring flag (1), ring | allocations | acceptor | check (16) |
+//!  | "WRNG" | format (1) | us (6) | pool (5) | ring flag (1), ring | allocations | acceptor | votes | aside | check (16) |
 //! ```
+//!
+//! The first format, which had neither votes nor addresses set aside, is read too.
 //!
 //! The check is a hash of all before it, so that a file with a hole in it is not taken for a small
 //! ring. Invariant: `parse(emit(x)) == x`, and nothing of a damaged state is used.
@@ -15,19 +17,24 @@ use weft_wire::{Malformed, PeerName};
 
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
+use crate::aside::Aside;
 use crate::birth::Init;
 use crate::consensus::{Acceptor, Election};
+use crate::council::{Council, Votes};
 use crate::digest::Fnv;
 use crate::event::{Config, Event};
 use crate::message::{
-    read_accepted, read_ballot, read_cidr, read_ring, unknown, write_accepted, write_ballot,
-    write_cidr, write_ring,
+    read_accepted, read_ballot, read_cidr, read_first_ring, read_ring, unknown, write_accepted,
+    write_ballot, write_cidr, write_ring,
 };
 use crate::ring::{Claim, Entry, Ring, RingError, RingId};
+use crate::rules::Rule;
 use crate::space::{ContainerId, Hold, Holding};
 
 const MAGIC: [u8; 4] = *b"WRNG";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// From before there were electors.
+const FIRST_FORMAT: u8 = 1;
 const CHECK_LEN: usize = 16;
 
 /// The whole state of one pool.
@@ -43,6 +50,10 @@ pub struct Saved {
     pub allocations: Vec<Allocation>,
     /// What we promised while founders were being agreed upon.
     pub acceptor: Acceptor,
+    /// What we promised and voted for as an elector.
+    pub votes: Votes,
+    /// Addresses that peers had in use when we took them over.
+    pub aside: Vec<Aside>,
 }
 
 /// A ring in plain parts.
@@ -52,6 +63,14 @@ pub struct SavedRing {
     pub id: RingId,
     /// Who got a part of the pool at its birth, in order.
     pub founders: Vec<PeerName>,
+    /// How many rulings of the electors there were.
+    pub rulings: u32,
+    /// The electors by the last of them, in order.
+    pub electors: Vec<PeerName>,
+    /// Electors that are gone for good since, and who was told so.
+    pub gone: Vec<(PeerName, PeerName)>,
+    /// First and last address of what was taken over, in order, and by which ruling.
+    pub covers: Vec<(Addr, Addr, u32)>,
     /// The tokens, in order, and what is said of the ranges they start.
     pub entries: Vec<(Addr, Entry)>,
     /// The claims, in order of address and claimant.
@@ -140,16 +159,25 @@ impl SavedRing {
     pub(crate) fn from_ring(ring: &Ring) -> Self {
         let entries = ring.entries().iter();
         let claims = ring.claims().iter();
+        let roll = ring.roll();
+        let covers = ring.covers().iter().filter_map(|(span, ruling)| {
+            let (first, last) = span.ends()?;
+            Some((first, last, ruling))
+        });
         Self {
             id: ring.id(),
             founders: ring.founders().to_vec(),
+            rulings: roll.rulings(),
+            electors: roll.named().iter().copied().collect(),
+            gone: roll.gone().iter().map(|(p, by)| (*p, *by)).collect(),
+            covers: covers.collect(),
             entries: entries.map(|(token, entry)| (*token, *entry)).collect(),
             claims: claims.map(|((a, p), claim)| (*a, *p, *claim)).collect(),
         }
     }
 
     pub(crate) fn into_ring(self, pool: Cidr) -> Result<Ring, RingError> {
-        Ring::from_parts(pool, self.id, self.founders, &self.entries, &self.claims)
+        Ring::from_parts(pool, self)
     }
 }
 
@@ -161,9 +189,7 @@ impl Saved {
         write_cidr(&mut w, self.pool);
         w.bool(self.ring.is_some());
         if let Some(ring) = &self.ring {
-            let entries = ring.entries.iter().copied();
-            let claims = ring.claims.iter().copied();
-            write_ring(&mut w, ring.id, &ring.founders, entries, claims);
+            write_ring(&mut w, ring);
         }
         w.u32(u32::try_from(self.allocations.len()).unwrap_or(u32::MAX));
         for allocation in &self.allocations {
@@ -179,10 +205,18 @@ impl Saved {
             write_ballot(&mut w, ballot);
         }
         write_accepted(&mut w, self.acceptor.accepted.as_ref());
+        self.votes.write(&mut w);
+        Aside::write_all(&self.aside, &mut w);
         let mut bytes = w.into_bytes();
         let check = Fnv::new().write(&bytes).finish();
         bytes.extend(check.to_be_bytes());
         bytes
+    }
+
+    /// The format of a state that none of ours is; `None` if it is one we read, or no state at all.
+    pub fn unknown_format(bytes: &[u8]) -> Option<u8> {
+        let (format, _) = bytes.strip_prefix(&MAGIC)?.split_first()?;
+        Some(*format).filter(|format| *format > FORMAT)
     }
 
     /// Reads a state.
@@ -202,20 +236,22 @@ impl Saved {
             return Err(unknown("start of the saved ring", 0));
         }
         let format = r.u8("format of the saved ring")?;
-        if format != FORMAT {
+        if format != FORMAT && format != FIRST_FORMAT {
             return Err(unknown("format of the saved ring", format.into()));
         }
-        let saved = Self::read(&mut r)?;
+        let saved = Self::read(&mut r, format)?;
         r.finish(what)?;
         Ok(saved)
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(r: &mut Reader<'_>, format: u8) -> Result<Self, Malformed> {
         let us = r.peer("saved peer")?;
         let pool = read_cidr(r, "saved pool")?;
-        let ring = match r.bool("saved ring flag")? {
-            true => Some(SavedRing::from_ring(&read_ring(r, pool)?)),
-            false => None,
+        let first = format == FIRST_FORMAT;
+        let ring = match (r.bool("saved ring flag")?, first) {
+            (true, true) => Some(read_first_ring(r, pool)?),
+            (true, false) => Some(read_ring(r, pool)?),
+            (false, _) => None,
         };
         let count = r.u32("number of allocations")?;
         let mut allocations = Vec::new();
@@ -227,12 +263,18 @@ impl Saved {
             false => None,
         };
         let accepted = read_accepted(r)?;
+        let (votes, aside) = match first {
+            true => (Votes::default(), Vec::new()),
+            false => (Votes::read(r)?, Aside::read_all(r)?),
+        };
         Ok(Self {
             us,
             pool,
-            ring,
+            ring: ring.as_ref().map(SavedRing::from_ring),
             allocations,
             acceptor: Acceptor { promised, accepted },
+            votes,
+            aside,
         })
     }
 }
@@ -272,6 +314,8 @@ impl Allocator {
             ring: self.ring.as_ref().map(SavedRing::from_ring),
             allocations: allocations.collect(),
             acceptor: self.election.acceptor().clone(),
+            votes: self.council.votes().clone(),
+            aside: self.space.aside(self.clock.last()),
         }
     }
 
@@ -290,10 +334,15 @@ impl Allocator {
             self.load_allocation(allocation)?;
         }
         self.election = Election::new(saved.acceptor);
+        if self.config.rules.keep(Rule::Votes) {
+            self.council = Council::new(saved.votes);
+        }
+        self.space.load_aside(saved.aside, self.clock.uptime(now));
         if let Some(ring) = saved.ring {
             let ring = ring.into_ring(pool)?;
             self.digest = ring.digest();
             self.ring = Some(ring);
+            self.review_electors(now);
             self.review_holdings(now);
             self.announce();
         }
@@ -380,10 +429,11 @@ mod tests {
 
     use super::*;
     use crate::consensus::{Ballot, Decree};
+    use crate::council::Ruling;
 
     fn sample() -> Saved {
         let us = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
-        let pool = "10.32.0.0/12".parse().unwrap();
+        let pool: Cidr = "10.32.0.0/12".parse().unwrap();
         let ring = Ring::seeded(pool, &BTreeSet::from([us]));
         let allocation = |name: &str, conflict| Allocation {
             container: ContainerId::new(name),
@@ -395,9 +445,12 @@ mod tests {
             round: 3,
             proposer: us,
         };
-        let decree = Decree {
-            bits: 1,
-            founders: BTreeSet::from([us]),
+        let founders = BTreeSet::from([us]);
+        let decree = Decree { bits: 1, founders };
+        let ruling = Ruling {
+            taken: BTreeSet::from([us]),
+            heir: us,
+            electors: BTreeSet::from([us]),
         };
         Saved {
             us,
@@ -408,6 +461,19 @@ mod tests {
                 promised: Some(ballot),
                 accepted: Some((ballot, decree)),
             },
+            votes: Votes {
+                about: Some((ring.id(), 4)),
+                acceptor: Acceptor {
+                    promised: Some(ballot),
+                    accepted: Some((ballot, ruling)),
+                },
+                barred: vec![(pool.first(), pool.first())],
+            },
+            aside: vec![Aside {
+                peers: vec![us],
+                addrs: vec![pool.first()],
+                seconds: 7,
+            }],
         }
     }
 
@@ -417,11 +483,42 @@ mod tests {
             ring: None,
             allocations: Vec::new(),
             acceptor: Acceptor::default(),
+            votes: Votes::default(),
+            aside: Vec::new(),
             ..sample()
         };
         for saved in [sample(), empty] {
             assert_eq!(Saved::parse(&saved.emit()), Ok(saved));
         }
+    }
+
+    #[test]
+    fn a_state_of_the_first_format_is_read() {
+        let saved = Saved {
+            votes: Votes::default(),
+            aside: Vec::new(),
+            ..sample()
+        };
+        let ring = saved.ring.clone().unwrap();
+        let entry = ring.entries[0].1;
+        let mut w = Writer::new();
+        write_cidr(w.raw(&MAGIC).u8(1).peer(saved.us), saved.pool);
+        w.bool(true).u8(1).u128(ring.id.bits);
+        w.u32(1).peer(saved.us).u32(1);
+        w.u32(saved.pool.first().to_bits()).u32(entry.version);
+        w.peer(entry.owner).u32(entry.stamp).u32(entry.free).u32(0);
+        w.u32(2);
+        for (name, flag) in [("a", false), ("", true)] {
+            w.text(name).u32(saved.allocations[0].addr.to_bits());
+            w.u8(12).bool(flag);
+        }
+        w.peer(saved.us).bool(true);
+        let (ballot, decree) = saved.acceptor.accepted.clone().unwrap();
+        write_ballot(&mut w, ballot);
+        write_accepted(&mut w, Some(&(ballot, decree)));
+        let mut bytes = w.into_bytes();
+        bytes.extend(Fnv::new().write(&bytes).finish().to_be_bytes());
+        assert_eq!(Saved::parse(&bytes), Ok(saved));
     }
 
     #[test]

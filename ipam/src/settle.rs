@@ -7,7 +7,8 @@
 //!
 //! A peer that gives its ring up for another one also waits for its *companions*, the owners in the
 //! old ring and all that are reachable at that time, because their containers are reachable through
-//! us: each of them that is within reach is asked until it says that it has settled its own.
+//! us: each of them that is within reach is asked until it says that it has settled its own. So does
+//! a peer that hears of a takeover for those within reach that were taken over.
 //!
 //! An owner that cannot be reached holds nothing up: its containers cannot be reached either. But
 //! other peers may hold the same address and be waiting for the same owner. So each puts its claim
@@ -109,6 +110,24 @@ impl Allocator {
         self.settling.askers.clear();
         self.asks.clear();
         self.set_ring(theirs, now);
+    }
+
+    /// We hear of a takeover. Peers on our side that lost ranges by it are alive, so their containers
+    /// may have addresses that were given out again on the side it was decided on.
+    pub(crate) fn wait_for_losers(&mut self, merged: &Ring, now: Instant) {
+        let Some(ring) = &self.ring else {
+            return;
+        };
+        if merged.roll().rulings() <= ring.roll().rulings() {
+            return;
+        }
+        let losers = merged.losers(ring).into_iter();
+        let losers: Vec<_> = losers.filter(|peer| self.is_live(*peer)).collect();
+        if !losers.is_empty() {
+            self.settling.ask_again = Some(now);
+        }
+        let all = losers.into_iter().map(|peer| (peer, None));
+        self.settling.companions.extend(all);
     }
 
     /// Compares what we hold with what the ring says is ours.
@@ -289,8 +308,8 @@ impl Allocator {
         self.settling.grace = Some(now + GRACE);
     }
 
-    /// A peer gave its ring up for this one and waits for us. Most often we have not heard of that
-    /// ring; then we ask for it like for any that was announced, so that many peers that give
+    /// A peer gave its ring up for this one, or heard that we were taken over, and waits for us. Most
+    /// often we have not heard of that ring; then we ask for it like for any that was announced, so that many peers that give
     /// theirs up at once do not send it to each other.
     pub(crate) fn handle_adopted(
         &mut self,
@@ -299,7 +318,8 @@ impl Allocator {
         digest: Digest,
         now: Instant,
     ) {
-        if self.has_ring(id) {
+        let knows = digest == self.digest || self.settling.known.contains(&digest);
+        if self.has_ring(id) && knows {
             self.settling.askers.insert(from);
         } else {
             self.sync.suspect(from, digest, self.digest, now);

@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr, Span};
+use crate::aside::{Aside, SetAside};
 use crate::digest::Fnv;
 
 /// How many freed addresses we keep in mind, so as to use them again last; older ones count as new.
@@ -82,6 +84,9 @@ pub(crate) struct Space {
     freed_order: BTreeMap<u64, Addr>,
     frees: u64,
     cursor: Option<u64>,
+    aside: SetAside,
+    /// The addresses in `aside`.
+    kept: BTreeSet<Addr>,
 }
 
 impl Space {
@@ -95,7 +100,49 @@ impl Space {
             freed_order: BTreeMap::new(),
             frees: 0,
             cursor: None,
+            aside: SetAside::default(),
+            kept: BTreeSet::new(),
         }
+    }
+
+    /// Keeps addresses for peers that were taken over, which had them in use.
+    pub(crate) fn set_aside(
+        &mut self,
+        peers: BTreeSet<PeerName>,
+        addrs: BTreeSet<Addr>,
+        until: Duration,
+    ) {
+        self.aside.add(peers, addrs, until);
+        self.kept = self.aside.addrs();
+    }
+
+    /// Lets go of what was kept long enough; whether there was any.
+    pub(crate) fn release_aside(&mut self, uptime: Duration) -> bool {
+        let any = self.aside.expire(uptime);
+        if any {
+            self.kept = self.aside.addrs();
+        }
+        any
+    }
+
+    /// At which uptime something is let go.
+    pub(crate) fn next_release(&self) -> Option<Duration> {
+        self.aside.next()
+    }
+
+    /// What is kept, as it is saved.
+    pub(crate) fn aside(&self, uptime: Duration) -> Vec<Aside> {
+        self.aside.saved(uptime)
+    }
+
+    pub(crate) fn load_aside(&mut self, saved: Vec<Aside>, uptime: Duration) {
+        self.aside = SetAside::load(saved, uptime);
+        self.kept = self.aside.addrs();
+    }
+
+    /// The peer an address is kept for, if not for this one.
+    pub(crate) fn kept_from(&self, addr: Addr, peer: PeerName) -> Option<PeerName> {
+        self.aside.kept_from(addr, peer)
     }
 
     pub(crate) fn is_reserved(&self, addr: Addr) -> bool {
@@ -206,7 +253,10 @@ impl Space {
         let ours = |addr: Addr| own.iter().any(|span| span.contains(addr));
         unused.or_else(|| {
             let mut freed = self.freed_order.values().copied();
-            freed.find(|addr| hosts.contains(*addr) && ours(*addr) && !avoid.contains(addr))
+            freed.find(|addr| {
+                let free = !avoid.contains(addr) && !self.kept.contains(addr);
+                hosts.contains(*addr) && ours(*addr) && free
+            })
         })
     }
 
@@ -217,7 +267,7 @@ impl Space {
 
     /// How many addresses of a range of ours are free.
     pub(crate) fn free_in(&self, span: Span) -> u64 {
-        let busy = self.busy_in(span).count();
+        let busy = self.busy_in(span).len();
         span.size()
             .saturating_sub(u64::try_from(busy).unwrap_or(u64::MAX))
     }
@@ -250,28 +300,27 @@ impl Space {
             !self.used.contains_key(addr)
                 && !self.freed.contains_key(addr)
                 && !self.reserved.contains(addr)
+                && !self.kept.contains(addr)
                 && !avoid.contains(addr)
         })
     }
 
-    fn busy_in(&self, span: Span) -> impl Iterator<Item = Addr> + use<'_> {
-        let all = Span::addr_at(span.start)
-            .zip(Span::addr_at(span.end.saturating_sub(1)))
-            .filter(|(first, last)| first <= last);
-        let used = all.map(|(first, last)| self.used.range(first..=last).map(|(a, _)| *a));
-        let reserved = all.map(|(first, last)| self.reserved.range(first..=last).copied());
-        let only_reserved = reserved
-            .into_iter()
-            .flatten()
-            .filter(|addr| !self.used.contains_key(addr));
-        used.into_iter().flatten().chain(only_reserved)
+    /// What of a range cannot be given out: addresses in use, reserved, or kept.
+    fn busy_in(&self, span: Span) -> BTreeSet<Addr> {
+        let Some((first, last)) = span.ends() else {
+            return BTreeSet::new();
+        };
+        let used = self.used.range(first..=last).map(|(addr, _)| addr);
+        let reserved = self.reserved.range(first..=last);
+        let kept = self.kept.range(first..=last);
+        used.chain(reserved).chain(kept).copied().collect()
     }
 
     fn gaps(&self, span: Span) -> Vec<Span> {
-        let busy: BTreeSet<_> = self.busy_in(span).map(Addr::position).collect();
+        let busy = self.busy_in(span).into_iter().map(Addr::position);
         let mut start = span.start;
         let mut gaps = Vec::new();
-        for end in busy.into_iter().chain([span.end]) {
+        for end in busy.chain([span.end]) {
             if start < end {
                 gaps.push(Span { start, end });
             }

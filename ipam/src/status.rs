@@ -2,18 +2,18 @@
 //!
 //! Built anew from the allocator's state at each question; nothing is kept for it.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
-use crate::asks::Want;
 use crate::birth::Init;
 use crate::requests::{RequestId, Wish};
 use crate::ring::{Ring, RingId};
 use crate::space::{ContainerId, Hold};
+use crate::waits::WaitsFor;
 
 /// How the allocator of a pool is.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,12 @@ pub struct Status {
     pub unsettled: Vec<Unsettled>,
     /// Containers that lost their address to another peer.
     pub conflicts: Vec<Conflict>,
+    /// Who decides about dead peers, and what each says of what we own.
+    pub electors: Vec<Elector>,
+    /// What we own may be used: enough electors acknowledged it of late.
+    pub unfenced: bool,
+    /// Peers out of reach whose addresses the electors will take over.
+    pub reclaims: Vec<Reclaim>,
     /// Messages that were malformed, since the start.
     pub malformed: u64,
 }
@@ -109,6 +115,32 @@ pub struct Owner {
     pub reachable: bool,
 }
 
+/// One of those who decide about dead peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elector {
+    /// Who.
+    pub peer: PeerName,
+    /// Whether it can be asked; true of ourselves.
+    pub reachable: bool,
+    /// How long ago we asked for what it acknowledged last; none of ourselves.
+    pub acked: Option<Duration>,
+    /// Its last answer was that it does not acknowledge what we own.
+    pub refuses: bool,
+}
+
+/// A peer out of reach that is being given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Who.
+    pub peer: PeerName,
+    /// For how long we, as an elector, have not heard of it.
+    pub silent: Duration,
+    /// For how long yet we do not vote to take it over.
+    pub left: Duration,
+    /// Enough electors are there to decide it.
+    pub quorum: bool,
+}
+
 /// A request that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingRequest {
@@ -118,69 +150,6 @@ pub struct PendingRequest {
     pub wish: Wish,
     /// What is lacking.
     pub waits_for: WaitsFor,
-}
-
-/// What a request waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WaitsFor {
-    /// A ring.
-    Ring,
-    /// That addresses are settled after two rings met.
-    Settling,
-    /// Space in a subnet.
-    Space {
-        /// The subnet.
-        subnet: Cidr,
-        /// Whom we asked last, or else all reachable peers that own part of it.
-        from: Vec<PeerName>,
-        /// The owners of part of it that cannot be reached.
-        unreachable: Vec<PeerName>,
-        /// We were refused because the ring is cut into as many ranges as it may have.
-        ring_full: bool,
-    },
-    /// The owner of an address.
-    Owner {
-        /// The address.
-        addr: Addr,
-        /// Its owner.
-        owner: PeerName,
-        /// Whether it can be reached.
-        reachable: bool,
-    },
-}
-
-impl fmt::Display for WaitsFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ring => f.write_str("waiting for a ring"),
-            Self::Settling => f.write_str("waiting for addresses to settle after two rings met"),
-            Self::Space {
-                subnet,
-                from,
-                unreachable,
-                ring_full,
-            } => {
-                write!(f, "waiting for {subnet} space from ")?;
-                write_peers(f, from)?;
-                if !unreachable.is_empty() {
-                    f.write_str("; unreachable: ")?;
-                    write_peers(f, unreachable)?;
-                }
-                if *ring_full {
-                    f.write_str("; the ring is cut into as many ranges as it may have")?;
-                }
-                Ok(())
-            }
-            Self::Owner {
-                addr,
-                owner,
-                reachable,
-            } => {
-                let reach = if *reachable { "" } else { ", unreachable" };
-                write!(f, "waiting for {addr} from its owner {owner}{reach}")
-            }
-        }
-    }
 }
 
 /// An address being claimed from its owner.
@@ -226,6 +195,9 @@ impl Allocator {
             pending: self.pending_requests(),
             unsettled: self.unsettled_list(),
             conflicts: self.conflicts(),
+            electors: self.elector_list(),
+            unfenced: self.is_unfenced(self.clock.read_at()),
+            reclaims: self.reclaims(),
             malformed: self.malformed,
         }
     }
@@ -283,43 +255,43 @@ impl Allocator {
         pending.collect()
     }
 
-    fn waits_for(&self, wish: &Wish) -> WaitsFor {
-        let Some(ring) = &self.ring else {
-            return WaitsFor::Ring;
-        };
-        match wish {
-            Wish::Prime => WaitsFor::Ring,
-            // Without an entry among the wants we would ask if addresses were settled.
-            Wish::Allocate { subnet, .. } => match self.asks.get(Want::Space(*subnet)) {
-                None => WaitsFor::Settling,
-                Some(ask) => self.waits_for_space(ring, *subnet, ask.to),
-            },
-            Wish::Claim { addr, .. } => {
-                match (self.asks.get(Want::Exact(*addr)), ring.owner_of(*addr)) {
-                    (Some(_), Some(owner)) if owner != self.config.us => WaitsFor::Owner {
-                        addr: *addr,
-                        owner,
-                        reachable: self.is_live(owner),
-                    },
-                    (_, _) => WaitsFor::Settling,
-                }
+    fn elector_list(&self) -> Vec<Elector> {
+        let now = self.clock.read_at();
+        let us = self.config.us;
+        let electors = self.ring.as_ref().map(|ring| ring.roll().electors());
+        let electors = electors.into_iter().flatten().map(|peer| {
+            let word = self.word(peer, now);
+            Elector {
+                peer,
+                reachable: peer == us || self.is_live(peer),
+                acked: word.and_then(|word| word.age),
+                refuses: word.is_some_and(|word| word.refused),
             }
-        }
+        });
+        electors.collect()
     }
 
-    fn waits_for_space(&self, ring: &Ring, subnet: Cidr, asked: Option<PeerName>) -> WaitsFor {
-        let overlaps = ring
-            .ranges()
-            .filter(|(span, _)| !span.intersect(subnet.hosts()).is_empty());
-        let owners: BTreeSet<_> = overlaps.map(|(_, entry)| entry.owner).collect();
-        let others = owners.into_iter().filter(|peer| *peer != self.config.us);
-        let (live, unreachable): (Vec<_>, Vec<_>) = others.partition(|peer| self.is_live(*peer));
-        WaitsFor::Space {
-            subnet,
-            from: asked.map_or(live, |peer| vec![peer]),
-            unreachable,
-            ring_full: self.settling.ring_full,
+    /// What we as an elector reckon of owners out of reach; nothing if we are none.
+    fn reclaims(&self) -> Vec<Reclaim> {
+        let now = self.clock.read_at();
+        let Some(ring) = &self.ring else {
+            return Vec::new();
+        };
+        let electors = ring.roll().electors();
+        if !electors.contains(&self.config.us) {
+            return Vec::new();
         }
+        let quorum = self.electors_here(&electors) >= self.votes_needed(&electors);
+        let missing = self.missing(ring).into_iter().map(|peer| {
+            let silent = self.silence(peer, now);
+            Reclaim {
+                peer,
+                silent,
+                left: self.config.times.takeover.saturating_sub(silent),
+                quorum,
+            }
+        });
+        missing.collect()
     }
 
     /// Addresses held here that are being claimed from their owner.
@@ -349,15 +321,4 @@ impl Allocator {
                 });
         conflicts.collect()
     }
-}
-
-fn write_peers(f: &mut fmt::Formatter<'_>, peers: &[PeerName]) -> fmt::Result {
-    if peers.is_empty() {
-        return f.write_str("nobody: no owner can be reached");
-    }
-    for (n, peer) in peers.iter().enumerate() {
-        let comma = if n == 0 { "" } else { ", " };
-        write!(f, "{comma}{peer}")?;
-    }
-    Ok(())
 }

@@ -156,6 +156,15 @@ impl Sync {
         questions
     }
 
+    /// Takes every neighbour for one that knows the same; only a test wants that.
+    pub(crate) fn skip(&mut self) {
+        for barrier in self.neighbours.values_mut() {
+            if matches!(barrier, Barrier::Asking { .. }) {
+                *barrier = Barrier::Merged;
+            }
+        }
+    }
+
     /// Opens the barriers that only waited for our addresses; whose they are.
     pub(crate) fn open(&mut self) -> Vec<PeerName> {
         let merged = |barrier: &Barrier| *barrier == Barrier::Merged;

@@ -38,7 +38,9 @@ pub mod taps;
 #[cfg(test)]
 mod testing;
 pub mod udp;
+mod uptime;
 pub mod vxlan;
 
 pub use capability::has_net_admin;
 pub use netlink::{Netlink, NetlinkError};
+pub use uptime::uptime;

@@ -32,6 +32,8 @@ mod dataplane;
 mod model;
 #[path = "../../tests/cluster/peer.rs"]
 mod peer;
+#[path = "../../tests/cluster/reclaim.rs"]
+mod reclaim;
 #[path = "../../tests/cluster/scale.rs"]
 mod scale;
 #[path = "../../tests/cluster/seeds.rs"]

@@ -301,6 +301,7 @@ impl Node {
     }
 
     pub(super) async fn handle_change(&mut self, change: Change) -> anyhow::Result<()> {
+        self.tell_uptime();
         let now = Instant::now();
         match change {
             Change::Published { peer, entry } => self.on_published(peer, entry, now).await,

@@ -1,7 +1,10 @@
 //! The checker is checked: a cluster with one rule switched off must be found out.
 
+use weft_ipam::{Rule, Rules};
+
 use crate::chaos::chaos;
 use crate::peer::Settings;
+use crate::reclaim::reclaim;
 use crate::seeds::outcome;
 use crate::world::World;
 
@@ -21,16 +24,28 @@ pub(crate) enum Broken {
     StickyNames,
     /// Packets that came before are taken again.
     NoReplayWindow,
+    /// Peers go on giving out addresses without word of the electors.
+    NoFence,
+    /// Electors take over whoever is out of reach.
+    EarlyTakeover,
+    /// One elector is enough.
+    MinorityRules,
+    /// Electors that start do not count from there.
+    NoRecount,
 }
 
 impl Broken {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::NoBarrier,
         Self::NoSeen,
         Self::ForgetfulDisk,
         Self::LoudConflicts,
         Self::StickyNames,
         Self::NoReplayWindow,
+        Self::NoFence,
+        Self::EarlyTakeover,
+        Self::MinorityRules,
+        Self::NoRecount,
     ];
 
     /// What the rule is called on the command line.
@@ -43,6 +58,10 @@ impl Broken {
             Self::LoudConflicts => "silence",
             Self::StickyNames => "names",
             Self::NoReplayWindow => "replay-window",
+            Self::NoFence => Rule::Fence.name(),
+            Self::EarlyTakeover => Rule::TakeoverAge.name(),
+            Self::MinorityRules => Rule::ElectorQuorum.name(),
+            Self::NoRecount => Rule::Recount.name(),
         }
     }
 
@@ -57,6 +76,10 @@ impl Broken {
             Self::LoudConflicts => "a container that lost its address is silenced",
             Self::StickyNames => "a name that is withdrawn is forgotten",
             Self::NoReplayWindow => "a packet is taken once",
+            Self::NoFence => "who lacks word of enough electors gives out no address",
+            Self::EarlyTakeover => "a peer is taken over only after its silence",
+            Self::MinorityRules => "a majority of the electors rules",
+            Self::NoRecount => "silence is counted anew from an elector's start",
         }
     }
 
@@ -66,9 +89,29 @@ impl Broken {
             Self::Nothing => &[],
             Self::NoBarrier => &["is used by", "speak from"],
             Self::NoSeen | Self::NoReplayWindow => &["delivered a frame twice"],
-            Self::ForgetfulDisk => &["has lost", "is used by"],
+            Self::ForgetfulDisk => &["has lost", "is used by", "may both use"],
             Self::LoudConflicts => &["speak from"],
             Self::StickyNames => &["has names"],
+            Self::NoFence | Self::EarlyTakeover | Self::MinorityRules | Self::NoRecount => {
+                &["may both use"]
+            }
+        }
+    }
+
+    /// The rules that allocators keep.
+    pub(crate) fn rules(self) -> Rules {
+        match self {
+            Self::NoFence => Rules::breaking(Rule::Fence),
+            Self::EarlyTakeover => Rules::breaking(Rule::TakeoverAge),
+            Self::MinorityRules => Rules::breaking(Rule::ElectorQuorum),
+            Self::NoRecount => Rules::breaking(Rule::Recount),
+            Self::Nothing
+            | Self::NoBarrier
+            | Self::NoSeen
+            | Self::ForgetfulDisk
+            | Self::LoudConflicts
+            | Self::StickyNames
+            | Self::NoReplayWindow => Rules::KEPT,
         }
     }
 }
@@ -78,6 +121,7 @@ pub(crate) fn story(seed: u64, broken: Broken) -> World {
     match seed % 10 {
         0 => meeting(seed, broken),
         1 => flapping(seed, broken),
+        2 => reclaim(seed, broken),
         _ => chaos(seed, broken),
     }
 }
@@ -142,8 +186,8 @@ fn flapping(seed: u64, broken: Broken) -> World {
 pub(crate) fn find_out(broken: Broken, seeds: u64) -> Result<(u64, String), String> {
     let rule = broken.rule();
     // The narrow stories are the shortest.
-    let narrow = (0..seeds).filter(|seed| seed % 10 < 2);
-    let wide = (0..seeds).filter(|seed| seed % 10 >= 2);
+    let narrow = (0..seeds).filter(|seed| seed % 10 < 3);
+    let wide = (0..seeds).filter(|seed| seed % 10 >= 3);
     for seed in narrow.chain(wide) {
         if let Err(why) = outcome(|| story(seed, broken)) {
             let expected = broken.symptoms().iter().any(|words| why.contains(words));

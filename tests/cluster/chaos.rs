@@ -130,7 +130,7 @@ fn talk(world: &mut World) {
     }
 }
 
-fn partition(world: &mut World) {
+pub(crate) fn partition(world: &mut World) {
     world.fault("partition");
     let count = world.peers.len();
     let side: Vec<_> = (0..count).map(|_| world.chance(500)).collect();

@@ -46,8 +46,9 @@ impl Clock {
 impl World {
     /// A clock as bad as peers must bear.
     pub(crate) fn wrong_clock(&mut self) -> Clock {
+        let rates = self.rates.clone();
         Clock {
-            rate: 600 + u32::try_from(self.random(1001)).unwrap(),
+            rate: rates.start + u32::try_from(self.random(rates.len() as u64)).unwrap(),
             ahead: Duration::from_millis(self.random(86_400_000)),
             late: self.random(86_400),
         }

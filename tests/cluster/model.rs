@@ -1,7 +1,8 @@
 //! What must be true at any moment, as a model that knows only what containers were told.
 //!
 //! * An address is used by one container among those that frames can pass between, and by one
-//!   within a ring; a container keeps its address over restarts of its peer.
+//!   within a ring, unless a peer was taken over while it was cut off; no two peers of a ring may give
+//!   it out (`reclaim.rs`); a container keeps its address over restarts of its peer.
 //! * A frame is delivered once by each peer at the most, and unchanged; no container hears another
 //!   one speak from its own address.
 
@@ -34,6 +35,10 @@ pub(crate) struct Model {
     /// Peers that heard of another one with their name.
     pub(crate) clashes: BTreeSet<usize>,
     pub(crate) taken_over: u64,
+    /// Addresses that electors took from a dead peer.
+    pub(crate) reclaimed: u64,
+    /// A peer that is cut off may be taken over: what it gave out shortly before is given out again.
+    pub(crate) takeovers: bool,
     /// Frames sent, and how often each run of a peer delivered each.
     frames: Vec<Vec<u8>>,
     delivered: BTreeMap<(usize, usize, u64), u64>,
@@ -170,7 +175,10 @@ impl World {
             }
         }
         if std::mem::take(&mut self.model.recheck_rings) {
-            self.check_rings();
+            self.check_ranges();
+            if !self.model.takeovers {
+                self.check_rings();
+            }
         }
     }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use weft_dns::{NameTable, Record};
 use weft_gossip::{Entry, Gossip, Link, Links, PeerInfo};
-use weft_ipam::{Cidr, Init, Pools, PoolsConfig, Saved};
+use weft_ipam::{Cidr, Init, Pools, PoolsConfig, Rules, Saved, Times};
 use weft_router::flood::{FloodNumber, Seen};
 use weft_router::macs::MacTable;
 use weft_router::session::SendSession;
@@ -35,6 +35,10 @@ pub(crate) struct Settings {
     pub(crate) conn_limit: usize,
     pub(crate) discovery: bool,
     pub(crate) targets: Vec<usize>,
+    /// How long the electors' business takes.
+    pub(crate) times: Times,
+    /// All kept, or one broken.
+    pub(crate) rules: Rules,
 }
 
 pub(crate) struct Peer {
@@ -105,6 +109,8 @@ impl Settings {
             conn_limit: 0,
             discovery: true,
             targets: Vec::new(),
+            times: Times::DEFAULT,
+            rules: Rules::KEPT,
         }
     }
 
@@ -192,7 +198,7 @@ impl Peer {
         }
     }
 
-    fn ipam_config(&self, targets: usize) -> PoolsConfig {
+    fn ipam_config(&self, targets: usize, uptime: Duration) -> PoolsConfig {
         PoolsConfig {
             us: self.name,
             pools: self.settings.pools.clone(),
@@ -200,6 +206,9 @@ impl Peer {
             init: self.settings.init.clone(),
             targets,
             reserved: Vec::new(),
+            times: self.settings.times,
+            rules: self.settings.rules,
+            uptime,
         }
     }
 
@@ -251,7 +260,7 @@ impl World {
         router.connect(&targets, true, now);
         let saved = peer.disk.pools.values();
         let saved = saved.map(|bytes| Saved::parse(bytes).unwrap()).collect();
-        let config = peer.ipam_config(targets.len());
+        let config = peer.ipam_config(targets.len(), now - self.start);
         let ipam = Pools::new(config, saved, ipam_seed, now).unwrap();
         let mut names = NameTable::new(peer.name);
         for record in &peer.disk.names {

@@ -75,6 +75,7 @@ impl Tally {
         for (kind, times) in [
             ("addresses lost to another ring", world.model.conflicts),
             ("addresses taken over", world.model.taken_over),
+            ("addresses taken from the dead", world.model.reclaimed),
             ("frames relayed", world.model.relayed),
             (
                 "packets refused as replayed",
@@ -102,16 +103,20 @@ impl Tally {
 pub(crate) const FAULTS: &[&str] = &[
     "connection broken",
     "cut both ways",
+    "cut off for long",
     "cut one way",
     "datagram lost",
     "datagram repeated",
     "datagrams cut one way",
     "dial failed",
+    "died",
     "disk lost",
+    "electors restarted",
     "killed",
     "killed before an effect",
     "left and came back",
     "message lost",
+    "old disk put back",
     "partition",
     "power lost",
     "restarted",

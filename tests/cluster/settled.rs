@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use weft_ipam::Allocator;
+use weft_ipam::{Allocator, Cidr};
 use weft_router::ConnectionState;
 use weft_router::routes::Routes;
+use weft_wire::PeerName;
 
 use crate::clock::Clock;
 use crate::world::World;
@@ -74,10 +75,11 @@ impl World {
     fn first_lack(&self, leftovers: bool) -> Option<String> {
         for group in self.joined() {
             for a in group.iter().filter(|n| self.peers[**n].up.is_some()) {
-                self.model.checked(4);
+                self.model.checked(5);
                 let all = [
                     self.lacks_connections(*a, &group),
                     self.lacks_addresses(*a, &group),
+                    self.lacks_space(*a, &group),
                     self.lacks_names(*a, &group),
                     self.has_leftovers(*a).filter(|_| leftovers),
                 ];
@@ -121,6 +123,35 @@ impl World {
         };
         let other = group.iter().find(|b| rings(**b) != rings(a));
         other.map(|b| format!("another ring than n{b}"))
+    }
+
+    /// What each peer calls its own, and what the ring leaves to peers that are gone, is the whole pool.
+    fn lacks_space(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
+        if group.first() != Some(&a) {
+            return None; // once for all
+        }
+        let here: BTreeSet<_> = group.iter().map(|n| self.peers[*n].name).collect();
+        let mut owned: BTreeMap<Cidr, u64> = BTreeMap::new();
+        for n in group {
+            for status in self.peers[*n].up().ipam.iter().map(Allocator::status) {
+                let own = |peer: PeerName| peer == self.peers[*n].name;
+                let gone = |peer: PeerName| *n == a && !here.contains(&peer);
+                let owners = status.owners.iter();
+                let counted = owners.filter(|owner| own(owner.peer) || gone(owner.peer));
+                let counted: u64 = counted.map(|owner| owner.addresses).sum();
+                *owned.entry(status.pool).or_default() += counted;
+            }
+        }
+        let born = self.peers[a].up().ipam.iter().map(Allocator::status);
+        let mut born = born.filter(|status| status.ring.is_some());
+        let other = born.find(|status| owned.get(&status.pool) != Some(&status.pool.size()));
+        other.map(|status| {
+            format!(
+                "{:?} addresses of {} have owners",
+                owned.get(&status.pool),
+                status.pool
+            )
+        })
     }
 
     /// A table must have exactly what the group's peers call their own, and that what its containers

@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Whether clocks run at rates and show times of their own.
     pub(crate) wrong_clocks: bool,
+    /// Between which rates.
+    pub(crate) rates: std::ops::Range<u32>,
     /// A pool that peers make while they run, in some runs.
     pub(crate) second_pool: Option<Cidr>,
     /// Peers that are gone for good.
@@ -79,6 +81,7 @@ impl World {
             unchecked: false,
             faults: BTreeMap::new(),
             wrong_clocks: false,
+            rates: 600..1601,
             second_pool: None,
             lost: Vec::new(),
             crashes: 0,

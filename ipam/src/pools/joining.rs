@@ -117,6 +117,9 @@ impl Pools {
             },
             targets: self.config.targets,
             reserved: self.config.reserved.clone(),
+            times: self.config.times,
+            rules: self.config.rules,
+            uptime: self.clock.uptime(now),
         };
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);

@@ -19,6 +19,9 @@ fn told(pools: &[&str]) -> PoolsConfig {
         init: Init::Consensus(None),
         targets: 0,
         reserved: Vec::new(),
+        times: crate::Times::DEFAULT,
+        rules: crate::Rules::KEPT,
+        uptime: std::time::Duration::ZERO,
     }
 }
 

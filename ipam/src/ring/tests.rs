@@ -33,9 +33,10 @@ fn lone() -> Ring {
 }
 
 fn any_entries() -> impl Strategy<Value = Vec<(Addr, Entry)>> {
-    let entry = (0..4_u32, 1..4_u8, 0..3_u32, 0..5_u32);
+    let entry = (0..3_u32, 0..4_u32, 1..4_u8, 0..3_u32, 0..5_u32);
     proptest::collection::btree_map(0..64_u32, entry, 0..12).prop_map(|map| {
-        let entry = |(version, owner, stamp, free)| Entry {
+        let entry = |(ruling, version, owner, stamp, free)| Entry {
+            ruling,
             version,
             owner: peer(owner),
             stamp,
@@ -45,7 +46,7 @@ fn any_entries() -> impl Strategy<Value = Vec<(Addr, Entry)>> {
             .into_iter()
             .map(|(token, e)| (addr(token), entry(e)))
             .collect();
-        entries.entry(addr(0)).or_insert(entry((0, 1, 0, 0)));
+        entries.entry(addr(0)).or_insert(entry((0, 0, 1, 0, 0)));
         entries.into_iter().collect()
     })
 }
@@ -61,9 +62,42 @@ fn any_claims() -> impl Strategy<Value = Vec<(Addr, PeerName, Claim)>> {
 }
 
 fn any_ring() -> impl Strategy<Value = Ring> {
-    (any_entries(), any_claims()).prop_map(|(entries, claims)| {
-        Ring::from_parts(pool(), lone().id, vec![peer(1)], &entries, &claims).unwrap()
+    let rulings = proptest::collection::vec((0..64_u64, 1..20_u64, 1..4_u8), 0..3);
+    (any_entries(), any_claims(), rulings).prop_map(|(entries, claims, rulings)| {
+        let mut ring = ring_of(entries, claims).unwrap();
+        // What a ruling takes are whole ranges.
+        for (number, (start, len, heir)) in (1..).zip(rulings) {
+            let wanted = span(start, (start + len).min(64));
+            let ranges: Vec<_> = ring.ranges().map(|(range, _)| range).collect();
+            let taken: Vec<_> = ranges
+                .into_iter()
+                .filter(|range| !range.intersect(wanted).is_empty())
+                .collect();
+            ring.rule(
+                number,
+                &BTreeSet::from([peer(heir)]),
+                &taken,
+                peer(heir),
+                true,
+            );
+        }
+        ring
     })
+}
+
+fn parts(entries: Vec<(Addr, Entry)>, claims: Vec<(Addr, PeerName, Claim)>) -> SavedRing {
+    SavedRing {
+        entries,
+        claims,
+        ..SavedRing::from_ring(&lone())
+    }
+}
+
+fn ring_of(
+    entries: Vec<(Addr, Entry)>,
+    claims: Vec<(Addr, PeerName, Claim)>,
+) -> Result<Ring, RingError> {
+    Ring::from_parts(pool(), parts(entries, claims))
 }
 
 fn merged(a: &Ring, b: &Ring) -> Ring {
@@ -176,13 +210,13 @@ fn a_takeover_wins_over_what_the_dead_peer_wrote_last() {
 #[test]
 fn a_ring_with_used_up_versions_is_not_cut_further() {
     let entry = Entry {
+        ruling: 0,
         version: u32::MAX,
         owner: peer(1),
         stamp: 0,
         free: 0,
     };
-    let mut ring =
-        Ring::from_parts(pool(), lone().id, vec![peer(1)], &[(addr(0), entry)], &[]).unwrap();
+    let mut ring = ring_of(vec![(addr(0), entry)], vec![]).unwrap();
     let granted = ring.grant(span(0, 1), peer(1), peer(2));
     assert_eq!(granted, Err(GrantError::Full));
 }
@@ -190,6 +224,7 @@ fn a_ring_with_used_up_versions_is_not_cut_further() {
 #[test]
 fn parts_that_make_no_ring_are_refused() {
     let entry = Entry {
+        ruling: 0,
         version: 1,
         owner: peer(1),
         stamp: 0,
@@ -197,7 +232,11 @@ fn parts_that_make_no_ring_are_refused() {
     };
     let ring = |founders: Vec<PeerName>, tokens: &[u32]| {
         let entries: Vec<_> = tokens.iter().map(|t| (addr(*t), entry)).collect();
-        Ring::from_parts(pool(), lone().id, founders, &entries, &[]).map(|_| ())
+        let parts = SavedRing {
+            founders,
+            ..parts(entries, vec![])
+        };
+        Ring::from_parts(pool(), parts).map(|_| ())
     };
     let founders = || vec![peer(1)];
     assert_eq!(ring(founders(), &[0, 5]), Ok(()));
@@ -242,17 +281,25 @@ fn claims_that_cannot_be_are_refused() {
             .iter()
             .map(|(a, p)| (addr(*a), peer(*p), claim))
             .collect();
-        Ring::from_parts(
-            pool(),
-            lone().id,
-            vec![peer(1)],
-            &[(addr(0), entry)],
-            &claims,
-        )
-        .map(|_| ())
+        ring_of(vec![(addr(0), entry)], claims).map(|_| ())
     };
     assert_eq!(ring(&[(1, 1), (1, 2), (2, 1)]), Ok(()));
     assert_eq!(ring(&[(64, 1)]), Err(RingError::Outside(addr(64))));
     assert_eq!(ring(&[(1, 2), (1, 1)]), Err(RingError::Order(addr(1))));
     assert_eq!(ring(&[(1, 1), (1, 1)]), Err(RingError::Order(addr(1))));
+}
+
+#[test]
+fn what_a_dead_peer_granted_unseen_does_not_come_back_after_it_was_taken_over() {
+    let mut unseen = lone();
+    unseen.grant(span(16, 32), peer(1), peer(2)).unwrap();
+    let mut taken = lone();
+    let electors = BTreeSet::from([peer(3)]);
+    taken.rule(1, &electors, &[span(0, 64)], peer(3), true);
+    assert_eq!(merged(&unseen, &taken).owned_by(peer(3)), [pool().span()]);
+    assert_eq!(merged(&taken, &unseen), merged(&unseen, &taken));
+    // The heir grants on, and that stays.
+    taken.grant(span(16, 24), peer(3), peer(4)).unwrap();
+    assert_eq!(merged(&unseen, &taken).owned_by(peer(4)), [span(16, 24)]);
+    assert_eq!(merged(&unseen, &taken).roll().electors(), electors);
 }

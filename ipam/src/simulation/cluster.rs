@@ -9,10 +9,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use weft_wire::PeerName;
 
-use crate::message::Message;
+use crate::addr::Span;
+use crate::message::{Council, Message};
 use crate::{
     Addr, Allocator, Answer, Cidr, Config, ContainerId, Digest, Event, Init, RequestError,
-    RequestId, Saved,
+    RequestId, Rules, Saved, Times,
 };
 
 const STEP: Duration = Duration::from_millis(50);
@@ -33,7 +34,9 @@ pub(super) struct Faults {
 pub(super) struct Peer {
     pub(super) config: Config,
     pub(super) allocator: Option<Allocator>,
-    disk: Option<Saved>,
+    pub(super) disk: Option<Saved>,
+    /// How fast its clock of uptime runs, in per mille.
+    pub(super) rate: u32,
     announced: Digest,
     connected: BTreeSet<usize>,
     reachable: BTreeSet<usize>,
@@ -52,6 +55,7 @@ pub(super) struct Cluster {
     pub(super) peers: Vec<Peer>,
     pub(super) faults: Faults,
     pub(super) now: Instant,
+    start: Instant,
     pub(super) rng: ChaCha20Rng,
     links: BTreeSet<(usize, usize)>,
     /// A change of links beyond their neighbours peers hear of only a second later.
@@ -68,6 +72,8 @@ pub(super) struct Cluster {
     pub(super) answers: BTreeMap<RequestId, Result<Answer, RequestError>>,
     pub(super) conflicts: Vec<(usize, ContainerId, Addr, PeerName)>,
     pub(super) synced: Vec<(usize, usize)>,
+    /// Whether it is checked at each step that no address has two owners.
+    pub(super) watch_owners: bool,
 }
 
 pub(crate) fn name(n: usize) -> PeerName {
@@ -82,6 +88,9 @@ pub(crate) fn config(n: usize, pool: Cidr, init: Init, targets: usize) -> Config
         init,
         targets,
         reserved: Vec::new(),
+        times: Times::DEFAULT,
+        rules: Rules::KEPT,
+        uptime: Duration::ZERO,
     }
 }
 
@@ -92,10 +101,12 @@ impl Cluster {
         reason = "an Instant can only be had from the clock; all others are counted from it"
     )]
     pub(super) fn new(seed: u64, configs: Vec<Config>) -> Self {
+        let start = Instant::now();
         let mut cluster = Self {
             peers: Vec::new(),
             faults: Faults::default(),
-            now: Instant::now(),
+            now: start,
+            start,
             rng: ChaCha20Rng::seed_from_u64(seed),
             links: BTreeSet::new(),
             slow_topology: false,
@@ -109,12 +120,14 @@ impl Cluster {
             answers: BTreeMap::new(),
             conflicts: Vec::new(),
             synced: Vec::new(),
+            watch_owners: false,
         };
         for config in configs {
             cluster.peers.push(Peer {
                 config,
                 allocator: None,
                 disk: None,
+                rate: 1000,
                 announced: Digest::NONE,
                 connected: BTreeSet::new(),
                 reachable: BTreeSet::new(),
@@ -155,6 +168,18 @@ impl Cluster {
     pub(super) fn cut(&mut self, side: &BTreeSet<usize>) {
         self.links
             .retain(|(a, b)| side.contains(a) == side.contains(b));
+        self.update_links();
+    }
+
+    /// Links all within each of these groups, and nobody else.
+    pub(super) fn part(&mut self, groups: &[&[usize]]) {
+        self.links.clear();
+        for group in groups {
+            for a in *group {
+                let others = group.iter().filter(|b| a < *b);
+                self.links.extend(others.map(|b| (*a, *b)));
+            }
+        }
         self.update_links();
     }
 
@@ -223,7 +248,14 @@ impl Cluster {
         (id, container)
     }
 
+    /// What a peer's clock says: a run of its own rate, that a restart of the peer does not touch.
+    fn uptime(&self, n: usize) -> Duration {
+        (self.now - self.start) * self.peers[n].rate / 1000
+    }
+
     pub(super) fn with<T>(&mut self, n: usize, call: impl FnOnce(&mut Allocator) -> T) -> T {
+        let (uptime, now) = (self.uptime(n), self.now);
+        self.allocator(n).set_uptime(uptime, now);
         let result = call(self.allocator(n));
         self.carry_out(n);
         result
@@ -266,11 +298,12 @@ impl Cluster {
             self.gossip();
         }
         for n in 0..self.peers.len() {
-            let now = self.now;
+            let (uptime, now) = (self.uptime(n), self.now);
             let Some(allocator) = &mut self.peers[n].allocator else {
                 continue;
             };
             if allocator.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                allocator.set_uptime(uptime, now);
                 allocator.handle_timeout(now);
                 let next = allocator.poll_timeout();
                 assert!(next.is_none_or(|(at, _)| at > now), "busy: {next:?}");
@@ -278,6 +311,33 @@ impl Cluster {
             }
         }
         self.check_reachable_containers();
+        self.check_owners();
+    }
+
+    /// No two peers of one ring may use the same address, whatever each knows.
+    fn check_owners(&self) {
+        if !self.watch_owners {
+            return;
+        }
+        let mut seen: Vec<(usize, crate::RingId, Span)> = Vec::new();
+        for (n, peer) in self.peers.iter().enumerate() {
+            let Some(allocator) = &peer.allocator else {
+                continue;
+            };
+            let Some(id) = allocator.ring.as_ref().map(crate::ring::Ring::id) else {
+                continue;
+            };
+            for span in allocator.usable_at(self.uptime(n)) {
+                for (other, ring, theirs) in &seen {
+                    let both = span.intersect(*theirs);
+                    assert!(
+                        *ring != id || *other == n || both.is_empty(),
+                        "{both} has two owners, {n} and {other}"
+                    );
+                }
+                seen.push((n, id, span));
+            }
+        }
     }
 
     /// No address twice among containers that can reach each other.
@@ -347,20 +407,34 @@ impl Cluster {
         for n in 0..self.peers.len() {
             let mut seed = [0; 32];
             self.rng.fill_bytes(&mut seed);
+            let uptime = self.uptime(n);
             let peer = &mut self.peers[n];
             if peer.allocator.is_none() && peer.back_at <= self.now {
                 let saved = peer
                     .disk
                     .as_ref()
                     .map(|saved| Saved::parse(&saved.emit()).unwrap());
-                let config = peer.config.clone();
+                let config = Config {
+                    uptime,
+                    ..peer.config.clone()
+                };
                 let allocator = Allocator::new(config, saved.clone(), seed, self.now).unwrap();
-                assert!(saved.is_none_or(|saved| saved == allocator.saved()));
+                let kept = allocator.saved().ring == saved.as_ref().and_then(|s| s.ring.clone());
+                assert!(saved.is_none() || kept);
                 peer.allocator = Some(allocator);
                 self.carry_out(n);
                 self.update_links();
             }
         }
+    }
+
+    /// A peer's disk as it was at some time, and the peer started from it.
+    pub(super) fn restore(&mut self, n: usize, disk: Option<Saved>) {
+        self.crash(n, Duration::ZERO);
+        self.peers[n].disk = disk;
+        // What its containers are told from here on is what the old disk says.
+        self.running.retain(|(at, _), _| *at != n);
+        self.update_links();
     }
 
     fn crash(&mut self, n: usize, down: Duration) {
@@ -456,6 +530,10 @@ impl Cluster {
     }
 
     fn with_quietly(&mut self, n: usize, call: impl FnOnce(&mut Allocator)) {
+        let (uptime, now) = (self.uptime(n), self.now);
+        if let Some(allocator) = &mut self.peers[n].allocator {
+            allocator.set_uptime(uptime, now);
+        }
         if let Some(allocator) = &mut self.peers[n].allocator {
             call(allocator);
         }
@@ -563,7 +641,26 @@ impl Cluster {
     fn check_said(&self, n: usize, bytes: &[u8]) {
         let disk = self.peers[n].disk.as_ref();
         let acceptor = disk.map(|saved| saved.acceptor.clone()).unwrap_or_default();
+        let votes = disk.map(|saved| saved.votes.clone()).unwrap_or_default();
+        let promised = votes.acceptor.promised;
+        let accepted = votes.acceptor.accepted.map(|(ballot, _)| ballot);
+        let about = votes.about.map_or(0, |(_, number)| number);
         match Message::parse(bytes, self.peers[n].config.pool).unwrap() {
+            Message::Council { say, .. } => match say {
+                Council::Promise { number, ballot, .. } => {
+                    assert!(about > number || promised >= Some(ballot));
+                }
+                Council::Accepted { number, ballot, .. } => {
+                    assert!(about > number || accepted >= Some(ballot));
+                }
+                Council::Ask(_)
+                | Council::Acked { .. }
+                | Council::Refused { .. }
+                | Council::Used { .. }
+                | Council::Prepare { .. }
+                | Council::Accept { .. }
+                | Council::Outbid { .. } => {}
+            },
             Message::Promise { ballot, .. } => assert!(acceptor.promised >= Some(ballot)),
             Message::Accepted { ballot } => {
                 assert!(acceptor.accepted.is_some_and(|(b, _)| b >= ballot));

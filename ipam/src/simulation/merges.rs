@@ -339,7 +339,7 @@ fn an_owner_not_yet_known_to_be_reachable_is_waited_for() {
 /// Peers 3 and 4 have the ring of the owner 0, which is away; 1 and 2 each hold an address of it.
 fn claimants(seed: u64, owner_holds_it: bool) -> (Cluster, Addr) {
     let pool = "10.32.0.0/24".parse().unwrap();
-    let seeds = || Init::Seed(vec![name(0), name(3), name(4)]);
+    let seeds = || Init::Seed(vec![name(0), name(3)]);
     let configs = vec![
         config(0, pool, seeds(), 0),
         config(1, pool, Init::Consensus(None), 0),

@@ -5,3 +5,5 @@ pub(crate) mod cluster;
 mod faults;
 mod merges;
 mod messages;
+mod reclaim;
+mod rulings;

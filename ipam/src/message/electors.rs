@@ -1,0 +1,300 @@
+//! What electors say to each other and to those they watch, and the bytes of it.
+//!
+//! The number is that of the ruling under way, one more than there were. Whatever a peer asks for is
+//! repeated until it is answered, so each may be lost.
+
+use weft_wire::codec::{Reader, Writer};
+use weft_wire::{Malformed, PeerName};
+
+use super::{
+    bounded, read_addrs, read_ballot, read_peers, unknown, write_addrs, write_ballot, write_peers,
+};
+use crate::addr::Addr;
+use crate::consensus::Ballot;
+use crate::council::{MAX_TAKEN, Ruling};
+use crate::digest::Digest;
+use crate::ring::MAX_ELECTORS;
+
+/// One of these messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Council {
+    /// Acknowledge what I own by the ring of this digest.
+    Ask(Ask),
+    /// Acknowledged; and whether to tell which addresses are in use.
+    Acked { nonce: u32, tell: bool },
+    /// Not acknowledged, because a ruling is under way that may be about what the asker owns.
+    Refused { nonce: u32 },
+    /// These addresses are in use here; the mark stands for them.
+    Used { mark: u64, addrs: Vec<Addr> },
+    /// Promise to accept nothing below this ballot.
+    Prepare { number: u32, ballot: Ballot },
+    /// Promised; and what was accepted before.
+    Promise {
+        number: u32,
+        ballot: Ballot,
+        accepted: Option<(Ballot, Ruling)>,
+    },
+    /// Accept this ruling, if your ring is the one of this digest.
+    Accept {
+        number: u32,
+        ballot: Ballot,
+        ruling: Ruling,
+        digest: Digest,
+    },
+    /// Accepted; and which addresses the peers taken over had in use.
+    Accepted {
+        number: u32,
+        ballot: Ballot,
+        used: Vec<Addr>,
+    },
+    /// A higher ballot stands against yours.
+    Outbid {
+        number: u32,
+        ballot: Ballot,
+        promised: Ballot,
+    },
+}
+
+/// A question for acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) nonce: u32,
+    /// Of the asker's ring.
+    pub(crate) digest: Digest,
+    /// The asker cannot use all it owns, so an elector whose ring differs sends it.
+    pub(crate) urgent: bool,
+    /// The asker would be an elector.
+    pub(crate) willing: bool,
+    /// Stands for the addresses in use at the asker.
+    pub(crate) mark: u64,
+}
+
+impl Council {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.u8(self.kind());
+        match self {
+            Self::Ask(ask) => {
+                w.u32(ask.nonce).raw(&ask.digest.to_bytes());
+                w.bool(ask.urgent).bool(ask.willing).u64(ask.mark);
+            }
+            Self::Acked { nonce, tell } => {
+                w.u32(*nonce).bool(*tell);
+            }
+            Self::Refused { nonce } => {
+                w.u32(*nonce);
+            }
+            Self::Used { mark, addrs } => write_addrs(w.u64(*mark), addrs),
+            Self::Prepare { number, ballot } => write_ballot(w.u32(*number), *ballot),
+            Self::Promise {
+                number,
+                ballot,
+                accepted,
+            } => {
+                write_ballot(w.u32(*number), *ballot);
+                write_voted(w, accepted.as_ref());
+            }
+            Self::Accept {
+                number,
+                ballot,
+                ruling,
+                digest,
+            } => {
+                write_ballot(w.u32(*number), *ballot);
+                write_ruling(w, ruling);
+                w.raw(&digest.to_bytes());
+            }
+            Self::Accepted {
+                number,
+                ballot,
+                used,
+            } => {
+                write_ballot(w.u32(*number), *ballot);
+                write_addrs(w, used);
+            }
+            Self::Outbid {
+                number,
+                ballot,
+                promised,
+            } => {
+                write_ballot(w.u32(*number), *ballot);
+                write_ballot(w, *promised);
+            }
+        }
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let kind = r.u8("kind of an elector's message")?;
+        Ok(match kind {
+            ASK => Self::Ask(Ask {
+                nonce: r.u32("nonce")?,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+                urgent: r.bool("urgent flag")?,
+                willing: r.bool("willing flag")?,
+                mark: r.u64("mark")?,
+            }),
+            ACKED => Self::Acked {
+                nonce: r.u32("nonce")?,
+                tell: r.bool("tell flag")?,
+            },
+            REFUSED => Self::Refused {
+                nonce: r.u32("nonce")?,
+            },
+            USED => Self::Used {
+                mark: r.u64("mark")?,
+                addrs: read_addrs(r)?,
+            },
+            other => Self::read_vote(other, r)?,
+        })
+    }
+
+    fn read_vote(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let number = r.u32("number of the ruling")?;
+        let ballot = read_ballot(r)?;
+        Ok(match kind {
+            PREPARE => Self::Prepare { number, ballot },
+            PROMISE => Self::Promise {
+                number,
+                ballot,
+                accepted: read_voted(r)?,
+            },
+            ACCEPT => Self::Accept {
+                number,
+                ballot,
+                ruling: read_ruling(r)?,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+            },
+            ACCEPTED => Self::Accepted {
+                number,
+                ballot,
+                used: read_addrs(r)?,
+            },
+            OUTBID => Self::Outbid {
+                number,
+                ballot,
+                promised: read_ballot(r)?,
+            },
+            other => return Err(unknown("kind of an elector's message", other.into())),
+        })
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Ask(_) => ASK,
+            Self::Acked { .. } => ACKED,
+            Self::Refused { .. } => REFUSED,
+            Self::Used { .. } => USED,
+            Self::Prepare { .. } => PREPARE,
+            Self::Promise { .. } => PROMISE,
+            Self::Accept { .. } => ACCEPT,
+            Self::Accepted { .. } => ACCEPTED,
+            Self::Outbid { .. } => OUTBID,
+        }
+    }
+}
+
+pub(crate) fn write_voted(w: &mut Writer, accepted: Option<&(Ballot, Ruling)>) {
+    w.bool(accepted.is_some());
+    if let Some((ballot, ruling)) = accepted {
+        write_ballot(w, *ballot);
+        write_ruling(w, ruling);
+    }
+}
+
+pub(crate) fn read_voted(r: &mut Reader<'_>) -> Result<Option<(Ballot, Ruling)>, Malformed> {
+    Ok(match r.bool("accepted flag")? {
+        true => Some((read_ballot(r)?, read_ruling(r)?)),
+        false => None,
+    })
+}
+
+fn write_ruling(w: &mut Writer, ruling: &Ruling) {
+    write_peers(w, ruling.taken.iter());
+    w.peer(ruling.heir);
+    write_peers(w, ruling.electors.iter());
+}
+
+fn read_ruling(r: &mut Reader<'_>) -> Result<Ruling, Malformed> {
+    let taken = read_peers(r, MAX_TAKEN)?.into_iter().collect();
+    let heir: PeerName = r.peer("heir")?;
+    let electors: std::collections::BTreeSet<_> =
+        read_peers(r, MAX_ELECTORS)?.into_iter().collect();
+    bounded(u32::from(electors.is_empty()), 0, "ruling without electors")?;
+    Ok(Ruling {
+        taken,
+        heir,
+        electors,
+    })
+}
+
+const ASK: u8 = 1;
+const ACKED: u8 = 2;
+const REFUSED: u8 = 3;
+const USED: u8 = 4;
+const PREPARE: u8 = 5;
+const PROMISE: u8 = 6;
+const ACCEPT: u8 = 7;
+const ACCEPTED: u8 = 8;
+const OUTBID: u8 = 9;
+
+#[cfg(test)]
+pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message> {
+    let peer = |n| PeerName::from_bytes([2, 0, 0, 0, 0, n]);
+    let ballot = Ballot {
+        round: 9,
+        proposer: peer(1),
+    };
+    let ruling = Ruling {
+        taken: [peer(2), peer(3)].into(),
+        heir: peer(1),
+        electors: [peer(1), peer(4)].into(),
+    };
+    let ask = Ask {
+        nonce: 1,
+        digest,
+        urgent: true,
+        willing: false,
+        mark: 8,
+    };
+    let addrs = vec![Addr::from_bits(1), Addr::from_bits(9)];
+    let number = 3;
+    let says = [
+        Council::Ask(ask),
+        Council::Acked {
+            nonce: 1,
+            tell: true,
+        },
+        Council::Used {
+            mark: 8,
+            addrs: addrs.clone(),
+        },
+        Council::Prepare { number, ballot },
+        Council::Promise {
+            number,
+            ballot,
+            accepted: None,
+        },
+        Council::Promise {
+            number,
+            ballot,
+            accepted: Some((ballot, ruling.clone())),
+        },
+        Council::Accept {
+            number,
+            ballot,
+            ruling,
+            digest,
+        },
+        Council::Accepted {
+            number,
+            ballot,
+            used: addrs,
+        },
+        Council::Outbid {
+            number,
+            ballot,
+            promised: ballot,
+        },
+    ];
+    let message = |say| super::Message::Council { ring, say };
+    says.into_iter().map(message).collect()
+}
