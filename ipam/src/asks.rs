@@ -1,7 +1,8 @@
 //! What we ask other peers for: space in a subnet, or just one address.
 //!
 //! Nothing here waits for anything: a question that got no answer within [`RETRY`] is asked again,
-//! of somebody else if there is one. Invariant: there is one entry for each want that some
+//! of somebody else if there is one. Who may not use for now what it owns (it is *fenced*) says so and
+//! is asked again soon at first, because that is over soon, most often. Invariant: there is one entry for each want that some
 //! request or unsettled address has, and none else.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,9 @@ use crate::ring::Ring;
 
 /// How often a question is repeated.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
+/// How soon one that is fenced is asked again the first time; then half as long again each time, up
+/// to [`RETRY`].
+const SOON: Duration = Duration::from_millis(100);
 
 /// What we lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,51 @@ pub(crate) struct Ask {
     pub(crate) again: Instant,
     /// Who had nothing, since the last time all were asked.
     pub(crate) denied: BTreeSet<PeerName>,
+    /// Who was fenced, since we last waited for that.
+    fenced: BTreeSet<PeerName>,
+    /// How long we wait for it the next time.
+    pause: Duration,
+}
+
+impl Ask {
+    const fn new(now: Instant) -> Self {
+        Self {
+            to: None,
+            again: now,
+            denied: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            pause: SOON,
+        }
+    }
+
+    /// Whether a peer need not be asked for now.
+    pub(crate) fn passes_over(&self, peer: PeerName) -> bool {
+        self.denied.contains(&peer) || self.fenced.contains(&peer)
+    }
+
+    /// Whether it is only that somebody is fenced that we have to wait.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.pause > SOON
+    }
+
+    /// Nobody is left to ask: begins anew, soon if it is only that some are fenced.
+    pub(crate) fn start_over(&mut self, now: Instant) {
+        if self.fenced.is_empty() {
+            self.denied.clear();
+            self.pause = SOON;
+        } else {
+            self.put_off(now);
+        }
+    }
+
+    fn put_off(&mut self, now: Instant) {
+        if self.pause == RETRY {
+            self.denied.clear();
+        }
+        self.fenced.clear();
+        self.again = now + self.pause;
+        self.pause = (self.pause * 3 / 2).min(RETRY);
+    }
 }
 
 /// All wants.
@@ -47,11 +96,7 @@ impl Asks {
     pub(crate) fn set_wants(&mut self, wants: &BTreeSet<Want>, now: Instant) {
         self.asks.retain(|want, _| wants.contains(want));
         for want in wants {
-            self.asks.entry(*want).or_insert(Ask {
-                to: None,
-                again: now,
-                denied: BTreeSet::new(),
-            });
+            self.asks.entry(*want).or_insert_with(|| Ask::new(now));
         }
     }
 
@@ -70,6 +115,30 @@ impl Asks {
         if let Some(ask) = ask.filter(|ask| ask.to == Some(from)) {
             ask.denied.insert(from);
             ask.again = now;
+        }
+    }
+
+    /// A peer that was asked is fenced: for space another one is to be asked at once.
+    pub(crate) fn handle_fenced(&mut self, from: PeerName, want: Want, now: Instant) {
+        let ask = self.asks.get_mut(&want);
+        let Some(ask) = ask.filter(|ask| ask.to == Some(from)) else {
+            return;
+        };
+        match want {
+            Want::Exact(_) => ask.put_off(now),
+            Want::Space(_) => {
+                ask.fenced.insert(from);
+                ask.again = now;
+            }
+        }
+    }
+
+    /// A peer had no ring, or another one, and is sent ours: what it was asked for is asked again soon.
+    pub(crate) fn handle_lesson(&mut self, peer: PeerName, now: Instant) {
+        for ask in self.asks.values_mut() {
+            if ask.to == Some(peer) {
+                ask.again = ask.again.min(now + SOON);
+            }
         }
     }
 
@@ -192,6 +261,55 @@ mod tests {
         asks.handle_no_space(peer(1), subnet, now);
         let due: Vec<_> = asks.due(now).map(|(_, ask)| ask.denied.clone()).collect();
         assert_eq!(due, [BTreeSet::from([peer(1)])]);
+    }
+
+    #[test]
+    fn who_is_fenced_is_asked_again_soon_and_then_less_and_less_often() {
+        let began = start();
+        let exact = Want::Exact("10.0.0.1".parse().unwrap());
+        let space = Want::Space("10.0.0.0/24".parse().unwrap());
+        for want in [exact, space] {
+            let mut asks = Asks::default();
+            asks.set_wants(&BTreeSet::from([want]), began);
+            let mut times = Vec::new();
+            let mut now = began;
+            while now < began + Duration::from_secs(60) {
+                for (_, ask) in asks.due(now) {
+                    let next = Some(peer(1)).filter(|peer| !ask.passes_over(*peer));
+                    ask.to = next;
+                    match next {
+                        Some(_) => times.push((now - began).as_millis()),
+                        None => ask.start_over(now),
+                    }
+                }
+                asks.handle_fenced(peer(1), want, now);
+                now = asks.deadline().unwrap();
+            }
+            assert_eq!(times[..5], [0, 100, 250, 475, 812]);
+            assert!(times.iter().zip(&times[1..]).all(|(a, b)| b - a <= 5000));
+            assert!(times.len() < 22, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_fenced_is_no_reason_to_ask_again_who_has_nothing() {
+        let now = start();
+        let want = Want::Space("10.0.0.0/24".parse().unwrap());
+        let subnet = "10.0.0.0/24".parse().unwrap();
+        let mut asks = Asks::default();
+        asks.set_wants(&BTreeSet::from([want]), now);
+        asks.due(now).for_each(|(_, ask)| ask.to = Some(peer(1)));
+        asks.handle_no_space(peer(1), subnet, now);
+        asks.due(now).for_each(|(_, ask)| ask.to = Some(peer(2)));
+        asks.handle_fenced(peer(2), want, now);
+        for (_, ask) in asks.due(now) {
+            assert!(ask.passes_over(peer(1)) && ask.passes_over(peer(2)));
+            ask.start_over(now);
+        }
+        assert_eq!(asks.due(now).count(), 0);
+        for (_, ask) in asks.due(now + SOON) {
+            assert!(ask.passes_over(peer(1)) && !ask.passes_over(peer(2)));
+        }
     }
 
     #[test]

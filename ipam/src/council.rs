@@ -4,9 +4,9 @@
 //! with a fresh acceptor for each `k`. An elector proposes one when a peer was silent long enough, or when
 //! another peer could be an elector; an unfinished ruling is brought to an end by whoever notices.
 //!
-//! Invariants: what an acceptor says is on the disk before; it votes to take a peer over only after
-//! the peer's silence; and the proposer and those that vote have the same ring, so that all mean the
-//! same ranges.
+//! Invariants: what an acceptor says is on the disk before; it votes to take ranges over only after
+//! the silence of those that own them; and a ruling names the ranges, so that it does the same in
+//! whatever ring it is carried out.
 
 mod voter;
 mod votes;
@@ -27,6 +27,8 @@ pub use votes::{Ruling, Votes};
 
 /// The most peers one ruling takes over.
 pub(crate) const MAX_TAKEN: usize = 256;
+/// The most ranges one ruling takes over; what is left is for the next.
+pub(crate) const MAX_SPANS: usize = MAX_COVERS / 4;
 /// How often it is looked at most whether there is something to rule about.
 const LOOK: Duration = Duration::from_millis(500);
 /// An elector leaves the proposing to those of smaller names for so long each.
@@ -61,8 +63,6 @@ enum Phase {
     },
     Accepting {
         ruling: Ruling,
-        /// What it takes, by the ring of all that accept.
-        spans: Vec<Span>,
         accepted: BTreeSet<PeerName>,
         used: BTreeSet<Addr>,
     },
@@ -96,7 +96,7 @@ impl Council {
         true
     }
 
-    fn accepted(&self) -> Option<&Ruling> {
+    pub(crate) fn accepted(&self) -> Option<&Ruling> {
         let accepted = self.votes.acceptor.accepted.as_ref();
         accepted.map(|(_, ruling)| ruling)
     }
@@ -107,31 +107,8 @@ impl Council {
         accepted.is_none_or(|ruling| ruling.electors == *electors)
     }
 
-    /// Whether the ruling accepted takes this peer over.
-    pub(crate) fn is_taken(&self, peer: PeerName) -> bool {
-        let accepted = self.accepted();
-        accepted.is_some_and(|ruling| ruling.taken.contains(&peer))
-    }
-
-    /// Whether the ruling accepted takes any of this away.
-    pub(crate) fn bars(&self, spans: &[Span]) -> bool {
-        let mut barred = self.votes.barred.iter();
-        barred.any(|(first, last)| {
-            let barred = Span::between(*first, *last);
-            spans.iter().any(|span| !span.intersect(barred).is_empty())
-        })
-    }
-
     pub(crate) const fn deadline(&self) -> Option<Instant> {
         self.due
-    }
-
-    fn bar(&mut self, spans: &[Span]) {
-        self.votes
-            .barred
-            .extend(spans.iter().filter_map(|s| s.ends()));
-        self.votes.barred.sort_unstable();
-        self.votes.barred.dedup();
     }
 
     fn note(&mut self, ballot: Ballot) {
@@ -191,6 +168,7 @@ impl Allocator {
                 taken: BTreeSet::new(),
                 heir: us,
                 electors,
+                spans: Vec::new(),
             })
         })
     }
@@ -207,6 +185,7 @@ impl Allocator {
             return Some(Ruling {
                 electors: electors.difference(&taken).copied().collect(),
                 heir,
+                spans: ranges_of(ring, &taken),
                 taken,
             });
         }
@@ -218,6 +197,7 @@ impl Allocator {
             taken: BTreeSet::new(),
             heir,
             electors,
+            spans: Vec::new(),
         })
     }
 
@@ -262,15 +242,20 @@ impl Allocator {
                 grace: now + GRACE,
             },
         });
-        self.tell_electors(|number| Say::Prepare { number, ballot });
+        let digest = self.digest;
+        self.tell_electors(|number| Say::Prepare {
+            number,
+            ballot,
+            digest,
+        });
     }
 
     /// Goes from promises to a ruling: with enough of them, and everybody asked or the wait over.
     fn close_preparing(&mut self, wish: Ruling, now: Instant) {
-        let electors = self.ring.as_ref().map(|ring| ring.roll().electors());
-        let (Some(electors), Some(proposal)) = (electors, &self.council.proposal) else {
+        let (Some(ring), Some(proposal)) = (&self.ring, &self.council.proposal) else {
             return;
         };
+        let electors = ring.roll().electors();
         let Phase::Preparing { promises, grace } = &proposal.phase else {
             return;
         };
@@ -279,17 +264,13 @@ impl Allocator {
         if promises.len() < needed || !(all || *grace <= now) {
             return;
         }
-        // A ruling may have been chosen only if no majority stayed free of it.
-        let free = promises.values().filter(|before| before.is_none()).count();
         let before = promises.values().flatten();
         let before = before.max_by_key(|(ballot, _)| *ballot);
         let ruling = match before {
-            Some((_, ruling)) if free < needed => ruling.clone(),
+            Some((_, ruling)) if may_be_chosen(ruling, promises, ring, needed) => ruling.clone(),
             Some(_) | None => wish,
         };
         let ballot = proposal.ballot;
-        let digest = self.digest;
-        let spans = self.spans_of(&ruling.taken);
         if !self.vote(ballot, &ruling, now) {
             return; // until the next attempt
         }
@@ -297,7 +278,6 @@ impl Allocator {
             ballot,
             phase: Phase::Accepting {
                 ruling: ruling.clone(),
-                spans,
                 accepted: BTreeSet::from([self.config.us]),
                 used: self.used_by(&ruling.taken),
             },
@@ -306,15 +286,8 @@ impl Allocator {
             number,
             ballot,
             ruling: ruling.clone(),
-            digest,
         });
         self.enact_if_agreed(now);
-    }
-
-    fn spans_of(&self, peers: &BTreeSet<PeerName>) -> Vec<Span> {
-        let ring = self.ring.iter();
-        let spans = ring.flat_map(|ring| peers.iter().flat_map(|peer| ring.owned_by(*peer)));
-        spans.collect()
     }
 
     fn tell_electors(&mut self, say: impl Fn(u32) -> Say) {
@@ -339,15 +312,18 @@ impl Allocator {
             Say::Acked { nonce, tell } if self.has_ring(id) => self.handle_acked(from, nonce, tell),
             Say::Refused { nonce } if self.has_ring(id) => self.handle_refused(from, nonce),
             Say::Used { mark, addrs } => self.handle_used(from, id, mark, addrs),
-            Say::Prepare { number, ballot } => self.handle_ballot(from, id, number, ballot),
+            Say::Prepare {
+                number,
+                ballot,
+                digest,
+            } => self.handle_ballot(from, id, number, ballot, digest),
             Say::Accept {
                 number,
                 ballot,
                 ruling,
-                digest,
             } => {
                 if self.in_step(from, id, number) {
-                    self.handle_vote(from, ballot, &ruling, digest, now);
+                    self.handle_vote(from, ballot, &ruling, now);
                 }
             }
             Say::Promise {
@@ -432,26 +408,50 @@ impl Allocator {
         let Some(proposal) = self.council.proposal.take_if(|p| agreed(&p.phase)) else {
             return;
         };
-        let Phase::Accepting {
-            ruling,
-            spans,
-            used,
-            ..
-        } = proposal.phase
-        else {
+        let Phase::Accepting { ruling, used, .. } = proposal.phase else {
             return;
         };
         let number = ring.roll().rulings() + 1;
         let cover = self.config.rules.keep(Rule::Cover);
         let mut ring = ring.clone();
+        let spans = ruling.ranges();
         ring.rule(number, &ruling.electors, &spans, ruling.heir, cover);
         if ruling.heir == self.config.us {
             let until = self.clock.uptime(now) + self.config.times.aside;
             self.space.set_aside(ruling.taken, used, until);
         }
+        // One may have been taken over that is there: it claims what its containers hold first.
+        self.wait_for_losers(&ring, now);
         self.set_ring(ring, now);
         for peer in self.live() {
             self.send_ring(peer, 0);
         }
     }
+}
+
+/// What these peers own, neighbouring ranges joined; as much as one ruling takes.
+fn ranges_of(ring: &Ring, peers: &BTreeSet<PeerName>) -> Vec<(Addr, Addr)> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (span, _) in ring.ranges().filter(|(_, e)| peers.contains(&e.owner)) {
+        match spans.last_mut() {
+            Some(last) if last.end == span.start => last.end = span.end,
+            Some(_) | None => spans.push(span),
+        }
+    }
+    spans.truncate(MAX_SPANS);
+    spans.into_iter().filter_map(Span::ends).collect()
+}
+
+/// Whether enough electors may have accepted a ruling: all but those that promised and had not, and
+/// those that it takes over, which never do. Electors that are said to be gone count too.
+fn may_be_chosen(
+    ruling: &Ruling,
+    promises: &BTreeMap<PeerName, Option<(Ballot, Ruling)>>,
+    ring: &Ring,
+    needed: usize,
+) -> bool {
+    let free = |peer: &PeerName| promises.get(peer).is_some_and(Option::is_none);
+    let electors = ring.roll().named().iter();
+    let others = electors.filter(|peer| !free(peer) && !ruling.taken.contains(peer));
+    others.count() >= needed
 }

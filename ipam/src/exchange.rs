@@ -10,6 +10,7 @@ use weft_wire::{Malformed, PeerName};
 
 use crate::addr::{Addr, Cidr, Span};
 use crate::allocator::Allocator;
+use crate::asks::Want;
 use crate::digest::Digest;
 use crate::message::{Denial, Message};
 use crate::ring::{GrantError, MAX_ENTRIES, Ring, RingId};
@@ -34,11 +35,19 @@ impl Allocator {
             Message::NoSpace { ring, subnet, why } => {
                 if self.has_ring(ring) {
                     self.note_denial(why);
-                    self.asks.handle_no_space(from, subnet, now);
+                    match why {
+                        Denial::Fenced => {
+                            let want = Want::Space(subnet);
+                            self.asks.handle_fenced(from, want, now);
+                        }
+                        Denial::InUse | Denial::Reserved | Denial::RingFull => {
+                            self.asks.handle_no_space(from, subnet, now);
+                        }
+                    }
                 }
             }
             Message::Claim { ring, addrs } => self.handle_claim(from, ring, &addrs, now),
-            Message::Taken { ring, addrs, why } => self.handle_taken(from, ring, &addrs, why),
+            Message::Taken { ring, addrs, why } => self.handle_taken(from, ring, &addrs, why, now),
             Message::Adopted { ring, digest } => self.handle_adopted(from, ring, digest, now),
             Message::Settled { ring, digest } => self.handle_settled(from, ring, digest, now),
             Message::Start => self.handle_start(from),
@@ -76,7 +85,11 @@ impl Allocator {
     ) -> Result<(), Malformed> {
         match (self.ring.clone(), theirs) {
             (None, None) => self.sync.handle_answer(from, nonce),
-            (Some(_), None) => self.teach(from, now),
+            (Some(_), None) => {
+                self.teach(from, now);
+                // Before it had the ring it did not know what we were asking it for.
+                self.asks.handle_lesson(from, now);
+            }
             (None, Some(theirs)) => {
                 self.set_ring(theirs, now);
                 self.sync.handle_answer(from, nonce);
@@ -93,7 +106,10 @@ impl Allocator {
                 self.adopt_ring(&ours, theirs, now);
                 self.sync.handle_answer(from, nonce);
             }
-            (Some(_), Some(_)) => self.teach(from, now),
+            (Some(_), Some(_)) => {
+                self.teach(from, now);
+                self.asks.handle_lesson(from, now);
+            }
         }
         Ok(())
     }
@@ -103,6 +119,7 @@ impl Allocator {
     fn teach(&mut self, peer: PeerName, now: Instant) {
         self.send_ring(peer, 0);
         self.sync.handle_lesson(peer, now);
+        self.hurry_elector(peer, now);
     }
 
     fn merge_ring(&mut self, mut ours: Ring, theirs: &Ring, now: Instant) -> Result<(), Malformed> {
@@ -133,20 +150,25 @@ impl Allocator {
         let Some(mut ring) = self.ring.clone() else {
             return;
         };
-        let usable = self.usable(now);
-        let fenced = usable != ring.owned_by(us);
-        let spare = self.space.spare(&usable, subnet);
+        let spare = self.space.spare(&self.usable(now), subnet);
         let why = match spare.map(|span| ring.grant(span, us, from)) {
             Some(Ok(())) => {
                 self.set_ring(ring, now);
                 return self.send_ring(from, 0);
             }
             Some(Err(GrantError::Full)) => Denial::RingFull,
-            Some(Err(GrantError::NotOwned)) | None if fenced => Denial::Fenced,
-            Some(Err(GrantError::NotOwned)) | None => Denial::InUse,
+            Some(Err(GrantError::NotOwned)) | None => {
+                let own = ring.owned_by(us);
+                match self.space.spare(&own, subnet) {
+                    Some(_) => Denial::Fenced,
+                    None => Denial::InUse,
+                }
+            }
         };
-        // Our ring too, so that it knows how little we have.
-        self.send_ring(from, 0);
+        if why != Denial::Fenced {
+            // Our ring too, so that it knows how little we have.
+            self.send_ring(from, 0);
+        }
         let ring = id;
         self.send(from, &Message::NoSpace { ring, subnet, why });
     }
@@ -178,7 +200,7 @@ impl Allocator {
             } else if self.space.is_reserved(*addr) {
                 keep(*addr, Denial::Reserved);
             } else if !usable.iter().any(|span| span.contains(*addr)) {
-                // Neither granted nor refused while we may not use it: it asks again.
+                keep(*addr, Denial::Fenced);
             } else if ring.grant(Span::one(*addr), us, from).is_ok() {
                 tell_ring = true;
             } else {
@@ -197,9 +219,25 @@ impl Allocator {
         }
     }
 
-    /// The owner keeps addresses we claimed: containers that hold them lose them.
-    fn handle_taken(&mut self, from: PeerName, id: RingId, addrs: &[Addr], why: Denial) {
+    /// The owner keeps addresses we claimed: containers that hold them lose them, unless it only cannot
+    /// say so far.
+    fn handle_taken(
+        &mut self,
+        from: PeerName,
+        id: RingId,
+        addrs: &[Addr],
+        why: Denial,
+        now: Instant,
+    ) {
         if !self.has_ring(id) {
+            return;
+        }
+        if why == Denial::Fenced {
+            // Neither granted nor refused: it is asked again.
+            for addr in addrs {
+                let want = Want::Exact(*addr);
+                self.asks.handle_fenced(from, want, now);
+            }
             return;
         }
         for addr in addrs {

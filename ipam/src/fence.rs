@@ -1,7 +1,7 @@
 //! The fence: what we own is used only with word of enough electors that they know it is ours.
 //!
 //! A peer that owns something asks every elector to *acknowledge* it, again and again. An elector does so
-//! only if it has the very same ring. With fresh acknowledgements of a *blocking set*, enough electors
+//! only if by its ring, too, that is just what the peer owns, and the electors are the same. With fresh acknowledgements of a *blocking set*, enough electors
 //! to have one in every majority, nobody can have taken over what we owned when we asked for them:
 //! the majority would have had to wait until they are stale. So we allocate, claim and grant only
 //! inside of that; see `docs/ipam.md`.
@@ -19,6 +19,7 @@ use weft_wire::PeerName;
 use crate::addr::{Addr, Position, Span};
 use crate::allocator::Allocator;
 use crate::birth::Init;
+use crate::council::Ruling;
 use crate::digest::{Digest, Fnv};
 use crate::message::{Ask, Council, MAX_ADDRS, Message};
 use crate::ring::{Ring, blocking};
@@ -48,6 +49,8 @@ struct Elector {
     asked: Option<Asked>,
     acked: Option<Asked>,
     refused: bool,
+    /// How soon it is asked again if it only lacked what we know.
+    wait: Duration,
 }
 
 /// What we asked for.
@@ -87,7 +90,11 @@ impl Allocator {
         let Some(ring) = &self.ring else {
             return Vec::new();
         };
-        let own = ring.owned_by(us);
+        let mut own = ring.owned_by(us);
+        if self.config.rules.keep(Rule::Refusal) {
+            let barred = self.rulings_under_way().flat_map(Ruling::ranges);
+            own = without(own, &barred.collect::<Vec<_>>());
+        }
         let electors = ring.roll().electors();
         let others = blocking(electors.len()) - usize::from(self.counts_itself(&electors));
         if others == 0 || !self.config.rules.keep(Rule::Fence) {
@@ -162,6 +169,7 @@ impl Allocator {
         let electors = ring.roll().electors();
         let owned = ring.owned_by(us);
         let id = ring.id();
+        let digest = ring.digest_of_part(us);
         let asks = !owned.is_empty() || electors.contains(&us);
         let pace = self.pace(ring);
         let others: BTreeSet<_> = electors.into_iter().filter(|e| asks && *e != us).collect();
@@ -177,7 +185,7 @@ impl Allocator {
             };
             let ask = Ask {
                 nonce,
-                digest: self.digest,
+                digest,
                 urgent,
                 willing: !matches!(self.config.init, Init::Observer),
                 mark,
@@ -204,6 +212,7 @@ impl Allocator {
             asked: None,
             acked: None,
             refused: false,
+            wait: HURRY,
         });
         if said.again > now || !live {
             return None;
@@ -261,6 +270,17 @@ impl Allocator {
         }
     }
 
+    /// An elector is being sent our ring: it may acknowledge then what it did not.
+    pub(crate) fn hurry_elector(&mut self, elector: PeerName, now: Instant) {
+        if self.is_unfenced(now) {
+            return;
+        }
+        if let Some(said) = self.fence.electors.get_mut(&elector) {
+            said.again = said.again.min(now.max(said.sent + said.wait));
+            said.wait = (said.wait * 2).min(ANSWER);
+        }
+    }
+
     pub(crate) fn handle_acked(&mut self, from: PeerName, nonce: u32, tell: bool) {
         let Some(said) = self.fence.electors.get_mut(&from) else {
             return;
@@ -268,6 +288,7 @@ impl Allocator {
         if let Some(asked) = said.asked.take_if(|asked| asked.nonce == nonce) {
             said.acked = Some(asked);
             said.refused = false;
+            said.wait = HURRY;
             // Asked in haste perhaps, and now again only in time.
             if let Some(ring) = &self.ring {
                 let pace = self.pace(ring);
@@ -299,6 +320,24 @@ impl Allocator {
             .map(|(_, said)| said.again)
             .min()
     }
+}
+
+/// The parts of `own` that are in none of the others.
+fn without(own: Vec<Span>, others: &[Span]) -> Vec<Span> {
+    others.iter().fold(own, |own, other| {
+        let rest = own.into_iter().flat_map(|span| {
+            let before = Span {
+                end: span.end.min(other.start.max(span.start)),
+                ..span
+            };
+            let after = Span {
+                start: span.start.max(other.end.min(span.end)),
+                ..span
+            };
+            [before, after]
+        });
+        rest.filter(|span| !span.is_empty()).collect()
+    })
 }
 
 /// The parts of `own` that are in at least so many of the lists.
@@ -333,6 +372,17 @@ mod tests {
 
     fn span(start: Position, end: Position) -> Span {
         Span { start, end }
+    }
+
+    #[test]
+    fn what_is_barred_is_cut_out_and_all_else_stays() {
+        let own = || vec![span(0, 10), span(20, 30)];
+        let cut = |barred: &[Span]| without(own(), barred);
+        assert_eq!(cut(&[]), own());
+        assert_eq!(cut(&[span(10, 20), span(30, 40)]), own());
+        assert_eq!(cut(&[span(5, 25)]), [span(0, 5), span(25, 30)]);
+        assert_eq!(cut(&[span(2, 4)]), [span(0, 2), span(4, 10), span(20, 30)]);
+        assert_eq!(cut(&[span(0, 10), span(29, 40)]), [span(20, 29)]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) enum Message {
     },
     /// Give us exactly these addresses; our containers hold them or ask for them.
     Claim { ring: RingId, addrs: Vec<Addr> },
-    /// These we keep.
+    /// These we keep, or cannot give for now.
     Taken {
         ring: RingId,
         addrs: Vec<Addr>,

@@ -451,6 +451,7 @@ mod tests {
             taken: BTreeSet::from([us]),
             heir: us,
             electors: BTreeSet::from([us]),
+            spans: vec![(pool.first(), pool.first())],
         };
         Saved {
             us,
@@ -467,7 +468,6 @@ mod tests {
                     promised: Some(ballot),
                     accepted: Some((ballot, ruling)),
                 },
-                barred: vec![(pool.first(), pool.first())],
             },
             aside: vec![Aside {
                 peers: vec![us],

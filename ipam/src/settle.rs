@@ -28,7 +28,7 @@ use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
-use crate::asks::{Want, choose_donor};
+use crate::asks::{Ask, Want, choose_donor};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::message::{Denial, MAX_ADDRS, Message};
@@ -406,12 +406,12 @@ impl Allocator {
                     }
                 }
                 Want::Space(subnet) => {
-                    ask.to = self.donor(subnet, &ask.denied);
+                    ask.to = self.donor(subnet, ask);
                     match ask.to {
                         Some(donor) => {
                             messages.push((donor, Message::Space { ring: id, subnet }));
                         }
-                        None => ask.denied.clear(),
+                        None => ask.start_over(now),
                     }
                 }
             }
@@ -428,11 +428,11 @@ impl Allocator {
         }
     }
 
-    fn donor(&mut self, subnet: Cidr, denied: &BTreeSet<PeerName>) -> Option<PeerName> {
+    fn donor(&mut self, subnet: Cidr, ask: &Ask) -> Option<PeerName> {
         let us = self.config.us;
         let live = self.live();
         let eligible =
-            |peer: PeerName| peer != us && live.contains(&peer) && !denied.contains(&peer);
+            |peer: PeerName| peer != us && live.contains(&peer) && !ask.passes_over(peer);
         choose_donor(self.ring.as_ref()?, subnet, eligible, &mut self.rng)
     }
 
@@ -441,11 +441,14 @@ impl Allocator {
             .unsettled()
             .map(|(_, addr, _)| Want::Exact(addr))
             .collect();
-        if self.settling(now) {
+        if self.settling(now) || self.pending.is_empty() {
             return wants;
         }
+        let fenced = !self.is_unfenced(now);
         for pending in &self.pending {
             match &pending.wish {
+                // More of what we may not use for now would be of no use.
+                Wish::Allocate { subnet, .. } if fenced && self.owns_free(*subnet, now) => {}
                 Wish::Allocate { subnet, .. } => {
                     wants.insert(Want::Space(*subnet));
                 }
@@ -456,5 +459,14 @@ impl Allocator {
             }
         }
         wants
+    }
+
+    /// Whether we own an address of a subnet that we could give out if we were not fenced.
+    fn owns_free(&self, subnet: Cidr, now: Instant) -> bool {
+        let us = self.config.us;
+        let own = self.ring.as_ref().map(|ring| ring.owned_by(us));
+        let claimed = self.claimed_by_others(now);
+        let own = own.unwrap_or_default();
+        self.space.pick(us, &own, subnet, &claimed).is_some()
     }
 }

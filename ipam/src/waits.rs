@@ -9,7 +9,7 @@ use weft_wire::PeerName;
 
 use crate::addr::{Addr, Cidr};
 use crate::allocator::Allocator;
-use crate::asks::Want;
+use crate::asks::{Ask, Want};
 use crate::birth::Init;
 use crate::requests::Wish;
 use crate::ring::{Ring, blocking};
@@ -43,6 +43,8 @@ pub enum WaitsFor {
         unreachable: Vec<PeerName>,
         /// We were refused because the ring is cut into as many ranges as it may have.
         ring_full: bool,
+        /// Somebody has space that it may not use for now.
+        fenced: bool,
     },
     /// Word of electors that they know what we own.
     Electors {
@@ -61,6 +63,8 @@ pub enum WaitsFor {
         owner: PeerName,
         /// Whether it can be reached.
         reachable: bool,
+        /// It may not use the address for now.
+        fenced: bool,
     },
 }
 
@@ -99,6 +103,7 @@ impl fmt::Display for WaitsFor {
                 from,
                 unreachable,
                 ring_full,
+                fenced,
             } => {
                 write!(f, "waiting for {subnet} space from ")?;
                 write_peers(f, from)?;
@@ -108,6 +113,9 @@ impl fmt::Display for WaitsFor {
                 }
                 if *ring_full {
                     f.write_str("; the ring is cut into as many ranges as it may have")?;
+                }
+                if *fenced {
+                    f.write_str("; some of it waits for the electors itself")?;
                 }
                 Ok(())
             }
@@ -134,9 +142,14 @@ impl fmt::Display for WaitsFor {
                 addr,
                 owner,
                 reachable,
+                fenced,
             } => {
-                let reach = if *reachable { "" } else { ", unreachable" };
-                write!(f, "waiting for {addr} from its owner {owner}{reach}")
+                let lack = match (reachable, fenced) {
+                    (false, _) => ", unreachable",
+                    (true, true) => ", which waits for the electors itself",
+                    (true, false) => "",
+                };
+                write!(f, "waiting for {addr} from its owner {owner}{lack}")
             }
         }
     }
@@ -165,14 +178,15 @@ impl Allocator {
             // Without an entry among the wants we would ask if addresses were settled.
             Wish::Allocate { subnet, .. } => match self.asks.get(Want::Space(*subnet)) {
                 None => WaitsFor::Settling,
-                Some(ask) => self.waits_for_space(ring, *subnet, ask.to),
+                Some(ask) => self.waits_for_space(ring, *subnet, ask),
             },
             Wish::Claim { addr, .. } => {
                 match (self.asks.get(Want::Exact(*addr)), ring.owner_of(*addr)) {
-                    (Some(_), Some(owner)) if owner != self.config.us => WaitsFor::Owner {
+                    (Some(ask), Some(owner)) if owner != self.config.us => WaitsFor::Owner {
                         addr: *addr,
                         owner,
                         reachable: self.is_live(owner),
+                        fenced: ask.is_put_off(),
                     },
                     (_, _) => WaitsFor::Settling,
                 }
@@ -215,7 +229,7 @@ impl Allocator {
         }
     }
 
-    fn waits_for_space(&self, ring: &Ring, subnet: Cidr, asked: Option<PeerName>) -> WaitsFor {
+    fn waits_for_space(&self, ring: &Ring, subnet: Cidr, ask: &Ask) -> WaitsFor {
         let overlaps = ring
             .ranges()
             .filter(|(span, _)| !span.intersect(subnet.hosts()).is_empty());
@@ -224,9 +238,10 @@ impl Allocator {
         let (live, unreachable): (Vec<_>, Vec<_>) = others.partition(|peer| self.is_live(*peer));
         WaitsFor::Space {
             subnet,
-            from: asked.map_or(live, |peer| vec![peer]),
+            from: ask.to.map_or(live, |peer| vec![peer]),
             unreachable,
             ring_full: self.settling.ring_full,
+            fenced: ask.is_put_off(),
         }
     }
 }

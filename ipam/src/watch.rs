@@ -4,8 +4,8 @@
 //! peer had asked just then, and so does every change of the electors, because those before may have
 //! acknowledged what we know nothing of.
 //!
-//! Invariant: we never acknowledge what a ruling that we accepted, and whose outcome we do not know,
-//! may take away.
+//! Invariant: we never acknowledge what a ruling may take away that we were asked to vote for and whose
+//! outcome we do not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use weft_wire::PeerName;
 
 use crate::addr::Addr;
 use crate::allocator::Allocator;
+use crate::council::Ruling;
 use crate::message::{Ask, Council, Message};
 use crate::ring::{MAX_FOUNDERS, Ring, RingId};
 use crate::rules::Rule;
@@ -29,9 +30,15 @@ pub(crate) struct Watch {
     /// Under which ring and electors.
     of: Option<(RingId, BTreeSet<PeerName>)>,
     heard: BTreeMap<PeerName, Heard>,
-    /// Peers whose takeover is being decided though they are back: so that it can be, they are not
-    /// acknowledged.
-    pub(crate) doomed: BTreeSet<PeerName>,
+    pub(crate) opposed: Option<Opposed>,
+}
+
+/// A ruling that we were asked to vote for and did not, because it is about somebody who is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Opposed {
+    pub(crate) ruling: Ruling,
+    /// Our uptime when we were asked first.
+    pub(crate) since: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -64,7 +71,7 @@ impl Allocator {
         }
         self.watch.of = Some((id, electors));
         if self.council.begin(id, rulings + 1) {
-            self.watch.doomed.clear();
+            self.watch.opposed = None;
             self.dirty();
         }
         self.hurry_electors(now);
@@ -82,14 +89,14 @@ impl Allocator {
         let Some(ring) = self.ring.as_ref().filter(|ring| ring.id() == id) else {
             return self.send_ring(from, 0);
         };
-        if ask.digest != self.digest {
+        if ask.digest != ring.digest_of_part(from) {
             if ask.urgent {
                 self.send_ring(from, 0);
             }
             return;
         }
         if !ring.roll().electors().contains(&self.config.us) {
-            return; // by the same ring it knows that too
+            return; // by the same electors it knows that too
         }
         let nonce = ask.nonce;
         let say = if self.may_acknowledge(from, ring) {
@@ -110,8 +117,15 @@ impl Allocator {
         if !rules.keep(Rule::Refusal) {
             return true;
         }
-        let doomed = self.watch.doomed.contains(&from) || self.council.is_taken(from);
-        !doomed && !self.council.bars(&ring.owned_by(from))
+        let owned = ring.owned_by(from);
+        let mut rulings = self.rulings_under_way();
+        !rulings.any(|ruling| ruling.concerns(from, &owned))
+    }
+
+    /// What we voted for without knowing the outcome, and what we are against.
+    pub(crate) fn rulings_under_way(&self) -> impl Iterator<Item = &Ruling> {
+        let opposed = self.watch.opposed.iter().map(|opposed| &opposed.ruling);
+        opposed.chain(self.council.accepted())
     }
 
     /// Notes that a peer asked; whether it is to tell which addresses it uses.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use weft_ipam::Addr;
+
 use crate::peer::Settings;
 use crate::world::World;
 
@@ -97,6 +99,36 @@ fn containers_and_routers_that_restart_are_known_everywhere_within_two_seconds()
         assert_eq!(names_of(&world, n, 1), 1, "n{n}");
         let router = &world.peers[n].up().router;
         assert!(router.neighbours().contains(&world.peers[1].name), "n{n}");
+    }
+}
+
+#[test]
+fn right_after_the_birth_all_have_their_first_addresses_before_docker_loses_patience() {
+    for (seed, count) in [(47, 3), (48, 5), (49, 12)] {
+        let mut world = World::of(seed, count);
+        for n in 1..count {
+            world.connect(n, 0);
+        }
+        world.run_secs(10);
+        for n in 0..count {
+            world.launch(n);
+            // Of whomever that will be.
+            let host = 1 + u32::try_from(n * 97 + 60).unwrap() % 250;
+            let first = world.peers[n].settings.pools[0].first();
+            world.claim(n, Addr::from_bits(first.to_bits() + host));
+        }
+        let began = world.now;
+        while !world.model.asked.is_empty() {
+            world.run_ms(10);
+            let took = world.now - began;
+            assert!(
+                took < Duration::from_millis(1500),
+                "{:?}",
+                world.model.asked
+            );
+        }
+        assert_eq!(world.model.errors, []);
+        world.settle();
     }
 }
 

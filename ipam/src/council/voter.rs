@@ -1,9 +1,9 @@
 //! An elector asked for its vote.
 //!
-//! Invariant: a vote to take a peer over is given only after its silence, and with the same ring as
-//! the proposer's.
+//! Invariant: we vote to take ranges over only if they are, by our ring, of peers that are taken over, out of
+//! reach, and silent for long; or if for as long we have acknowledged nothing of them to anybody.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
 
@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::message::{Council as Say, MAX_ADDRS, Message};
 use crate::ring::RingId;
 use crate::rules::Rule;
+use crate::watch::Opposed;
 
 impl Allocator {
     /// Accepts a ruling if we may; whether we did.
@@ -25,11 +26,6 @@ impl Allocator {
         if self.council.votes.acceptor.accept(ballot, ruling).is_err() {
             return false;
         }
-        if !again {
-            self.council.votes.barred.clear();
-        }
-        let spans = self.spans_of(&ruling.taken);
-        self.council.bar(&spans);
         self.dirty();
         true
     }
@@ -41,18 +37,31 @@ impl Allocator {
         if !self.config.rules.keep(Rule::TakeoverAge) {
             return true;
         }
-        let mut may = true;
-        for peer in &ruling.taken {
-            let silent = self.silence(*peer, now) >= self.config.times.takeover;
-            let back = self.is_live(*peer) && !self.watch.doomed.contains(peer);
-            if back {
-                // It came back while others voted to take it over. So that this comes to an end, it is
-                // taken over for real; what its containers hold it gets back.
-                self.watch.doomed.insert(*peer);
-            }
-            may &= silent && !back;
+        let ring = self.ring.as_ref();
+        let owners = ring.map(|ring| ring.owners_within(&ruling.ranges()));
+        let mut owners = owners.iter().flatten();
+        let back = ruling.taken.iter().any(|peer| self.is_live(*peer));
+        let wrong = back || owners.any(|owner| !ruling.taken.contains(owner));
+        let age = self.config.times.takeover;
+        if wrong && self.opposing(ruling, now) < age {
+            return false;
         }
-        may
+        let mut taken = ruling.taken.iter();
+        taken.all(|peer| self.silence(*peer, now) >= age)
+    }
+
+    /// For how long we have been against a ruling. One that it takes over came back while others voted for it, or
+    /// had granted one of the ranges. If enough voted for it they cannot rule otherwise; so that it comes
+    /// to an end it is made true: what it is about is acknowledged to nobody any more.
+    fn opposing(&mut self, ruling: &Ruling, now: Instant) -> Duration {
+        let uptime = self.clock.uptime(now);
+        let opposed = self.watch.opposed.take().filter(|o| o.ruling == *ruling);
+        let opposed = opposed.unwrap_or_else(|| Opposed {
+            ruling: ruling.clone(),
+            since: uptime,
+        });
+        let since = self.watch.opposed.insert(opposed).since;
+        uptime.saturating_sub(since)
     }
 
     /// Whether a proposer and we are at the same ruling, and we vote; if not, the one behind is
@@ -84,9 +93,14 @@ impl Allocator {
         id: RingId,
         number: u32,
         ballot: Ballot,
+        digest: Digest,
     ) {
         if !self.in_step(from, id, number) {
             return;
+        }
+        if digest != self.digest {
+            // Before our promise, so that it proposes nothing that we know better.
+            self.send_ring(from, 0);
         }
         self.council.note(ballot);
         let say = match self.council.votes.acceptor.promise(ballot) {
@@ -110,16 +124,12 @@ impl Allocator {
         from: PeerName,
         ballot: Ballot,
         ruling: &Ruling,
-        digest: Digest,
         now: Instant,
     ) {
         let Some((ring, number)) = self.council.votes.about else {
             return;
         };
         self.council.note(ballot);
-        if digest != self.digest {
-            return self.send_ring(from, 0); // it tries again when both know the same
-        }
         if self.vote(ballot, ruling, now) {
             let used = self.used_by(&ruling.taken).into_iter();
             let say = Say::Accepted {

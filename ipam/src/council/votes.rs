@@ -5,14 +5,12 @@ use std::collections::BTreeSet;
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Span};
 use crate::consensus::Acceptor;
-use crate::message::{
-    bounded, read_ballot, read_id, read_voted, write_ballot, write_id, write_voted,
-};
-use crate::ring::{MAX_ENTRIES, RingId};
+use crate::message::{read_ballot, read_id, read_voted, write_ballot, write_id, write_voted};
+use crate::ring::RingId;
 
-/// What electors agree upon.
+/// What electors agree upon: all of it, so that whoever carries a ruling out does the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruling {
     /// The peers that are taken over, and are no electors any more.
@@ -21,6 +19,24 @@ pub struct Ruling {
     pub heir: PeerName,
     /// The electors from here on.
     pub electors: BTreeSet<PeerName>,
+    /// First and last address of each range that is taken over, in order.
+    pub spans: Vec<(Addr, Addr)>,
+}
+
+impl Ruling {
+    pub(crate) fn ranges(&self) -> Vec<Span> {
+        let spans = self.spans.iter();
+        spans
+            .map(|(first, last)| Span::between(*first, *last))
+            .collect()
+    }
+
+    /// Whether it takes a peer over, or anything of what that owns.
+    pub(crate) fn concerns(&self, peer: PeerName, owned: &[Span]) -> bool {
+        let ranges = self.ranges();
+        let meets = |span: &Span| ranges.iter().any(|r| !r.intersect(*span).is_empty());
+        self.taken.contains(&peer) || owned.iter().any(meets)
+    }
 }
 
 /// What an elector must never forget.
@@ -30,8 +46,6 @@ pub struct Votes {
     pub about: Option<(RingId, u32)>,
     /// What it promised and accepted.
     pub acceptor: Acceptor<Ruling>,
-    /// First and last address of what the ruling accepted takes away, as we knew it.
-    pub barred: Vec<(Addr, Addr)>,
 }
 
 impl Votes {
@@ -45,10 +59,6 @@ impl Votes {
             write_ballot(w, ballot);
         }
         write_voted(w, self.acceptor.accepted.as_ref());
-        w.u32(u32::try_from(self.barred.len()).unwrap_or(u32::MAX));
-        for (first, last) in &self.barred {
-            w.u32(first.to_bits()).u32(last.to_bits());
-        }
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -61,17 +71,9 @@ impl Votes {
             false => None,
         };
         let accepted = read_voted(r)?;
-        let count = bounded(r.u32("barred ranges")?, MAX_ENTRIES, "barred ranges")?;
-        let mut barred = Vec::new();
-        for _ in 0..count {
-            let first = Addr::from_bits(r.u32("first address barred")?);
-            let last = Addr::from_bits(r.u32("last address barred")?);
-            barred.push((first, last));
-        }
         Ok(Self {
             about,
             acceptor: Acceptor { promised, accepted },
-            barred,
         })
     }
 }

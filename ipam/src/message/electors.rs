@@ -11,14 +11,14 @@ use super::{
 };
 use crate::addr::Addr;
 use crate::consensus::Ballot;
-use crate::council::{MAX_TAKEN, Ruling};
+use crate::council::{MAX_SPANS, MAX_TAKEN, Ruling};
 use crate::digest::Digest;
 use crate::ring::MAX_ELECTORS;
 
 /// One of these messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Council {
-    /// Acknowledge what I own by the ring of this digest.
+    /// Acknowledge what I own.
     Ask(Ask),
     /// Acknowledged; and whether to tell which addresses are in use.
     Acked { nonce: u32, tell: bool },
@@ -26,20 +26,24 @@ pub(crate) enum Council {
     Refused { nonce: u32 },
     /// These addresses are in use here; the mark stands for them.
     Used { mark: u64, addrs: Vec<Addr> },
-    /// Promise to accept nothing below this ballot.
-    Prepare { number: u32, ballot: Ballot },
+    /// Promise to accept nothing below this ballot; and send your ring if it is not the one of this
+    /// digest.
+    Prepare {
+        number: u32,
+        ballot: Ballot,
+        digest: Digest,
+    },
     /// Promised; and what was accepted before.
     Promise {
         number: u32,
         ballot: Ballot,
         accepted: Option<(Ballot, Ruling)>,
     },
-    /// Accept this ruling, if your ring is the one of this digest.
+    /// Accept this ruling.
     Accept {
         number: u32,
         ballot: Ballot,
         ruling: Ruling,
-        digest: Digest,
     },
     /// Accepted; and which addresses the peers taken over had in use.
     Accepted {
@@ -59,9 +63,9 @@ pub(crate) enum Council {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) nonce: u32,
-    /// Of the asker's ring.
+    /// Of what the asker owns by its ring, and of who the electors are.
     pub(crate) digest: Digest,
-    /// The asker cannot use all it owns, so an elector whose ring differs sends it.
+    /// The asker cannot use all it owns, so an elector that knows otherwise sends its ring.
     pub(crate) urgent: bool,
     /// The asker would be an elector.
     pub(crate) willing: bool,
@@ -84,7 +88,14 @@ impl Council {
                 w.u32(*nonce);
             }
             Self::Used { mark, addrs } => write_addrs(w.u64(*mark), addrs),
-            Self::Prepare { number, ballot } => write_ballot(w.u32(*number), *ballot),
+            Self::Prepare {
+                number,
+                ballot,
+                digest,
+            } => {
+                write_ballot(w.u32(*number), *ballot);
+                w.raw(&digest.to_bytes());
+            }
             Self::Promise {
                 number,
                 ballot,
@@ -97,11 +108,9 @@ impl Council {
                 number,
                 ballot,
                 ruling,
-                digest,
             } => {
                 write_ballot(w.u32(*number), *ballot);
                 write_ruling(w, ruling);
-                w.raw(&digest.to_bytes());
             }
             Self::Accepted {
                 number,
@@ -151,7 +160,11 @@ impl Council {
         let number = r.u32("number of the ruling")?;
         let ballot = read_ballot(r)?;
         Ok(match kind {
-            PREPARE => Self::Prepare { number, ballot },
+            PREPARE => Self::Prepare {
+                number,
+                ballot,
+                digest: Digest::from_bytes(r.array("ring digest")?),
+            },
             PROMISE => Self::Promise {
                 number,
                 ballot,
@@ -161,7 +174,6 @@ impl Council {
                 number,
                 ballot,
                 ruling: read_ruling(r)?,
-                digest: Digest::from_bytes(r.array("ring digest")?),
             },
             ACCEPTED => Self::Accepted {
                 number,
@@ -211,6 +223,10 @@ fn write_ruling(w: &mut Writer, ruling: &Ruling) {
     write_peers(w, ruling.taken.iter());
     w.peer(ruling.heir);
     write_peers(w, ruling.electors.iter());
+    w.u32(u32::try_from(ruling.spans.len()).unwrap_or(u32::MAX));
+    for (first, last) in &ruling.spans {
+        w.u32(first.to_bits()).u32(last.to_bits());
+    }
 }
 
 fn read_ruling(r: &mut Reader<'_>) -> Result<Ruling, Malformed> {
@@ -219,10 +235,24 @@ fn read_ruling(r: &mut Reader<'_>) -> Result<Ruling, Malformed> {
     let electors: std::collections::BTreeSet<_> =
         read_peers(r, MAX_ELECTORS)?.into_iter().collect();
     bounded(u32::from(electors.is_empty()), 0, "ruling without electors")?;
+    let count = bounded(r.u32("ranges taken over")?, MAX_SPANS, "ranges taken over")?;
+    let mut spans: Vec<(Addr, Addr)> = Vec::new();
+    for _ in 0..count {
+        let first = Addr::from_bits(r.u32("first address taken over")?);
+        let last = Addr::from_bits(r.u32("last address taken over")?);
+        if last < first || spans.last().is_some_and(|(_, before)| *before >= first) {
+            return Err(unknown(
+                "order of ranges taken over",
+                first.to_bits().into(),
+            ));
+        }
+        spans.push((first, last));
+    }
     Ok(Ruling {
         taken,
         heir,
         electors,
+        spans,
     })
 }
 
@@ -247,6 +277,7 @@ pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message
         taken: [peer(2), peer(3)].into(),
         heir: peer(1),
         electors: [peer(1), peer(4)].into(),
+        spans: vec![(Addr::from_bits(1), Addr::from_bits(9))],
     };
     let ask = Ask {
         nonce: 1,
@@ -267,7 +298,11 @@ pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message
             mark: 8,
             addrs: addrs.clone(),
         },
-        Council::Prepare { number, ballot },
+        Council::Prepare {
+            number,
+            ballot,
+            digest,
+        },
         Council::Promise {
             number,
             ballot,
@@ -282,7 +317,6 @@ pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message
             number,
             ballot,
             ruling,
-            digest,
         },
         Council::Accepted {
             number,

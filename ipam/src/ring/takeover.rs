@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use weft_wire::PeerName;
 
 use super::{Entry, Ring, TAKEOVER_STEP};
-use crate::addr::{Addr, Span};
-use crate::digest::Fnv;
+use crate::addr::Span;
+use crate::digest::{Digest, Fnv};
 
 /// Who gives a peer's ranges to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Ring {
     }
 
     /// A ruling was agreed upon: who the electors are from here on, and whose the ranges are that it
-    /// took over. Each of `spans` starts and ends where a range does.
+    /// took over. What was inside of them is forgotten, so it comes out the same in every ring.
     pub(crate) fn rule(
         &mut self,
         number: u32,
@@ -48,22 +48,33 @@ impl Ring {
         cover: bool,
     ) {
         self.roll.rule(number, electors);
-        let inside = |token: &Addr| spans.iter().any(|span| span.contains(*token));
-        for (token, entry) in &mut self.entries {
-            if inside(token) && entry.ruling < number {
-                *entry = Entry {
-                    ruling: number,
-                    version: 1,
-                    owner: heir,
-                    stamp: 0,
-                    free: 0,
-                };
+        let entry = Entry {
+            ruling: number,
+            version: 1,
+            owner: heir,
+            stamp: 0,
+            free: 0,
+        };
+        let spans = spans.iter().map(|span| span.intersect(self.pool.span()));
+        let spans: Vec<_> = spans.filter(|span| !span.is_empty()).collect();
+        for span in &spans {
+            self.cut_at(span.end);
+            self.entries.retain(|token, _| !span.contains(*token));
+            if let Some(token) = Span::addr_at(span.start) {
+                self.entries.insert(token, entry);
             }
         }
         if cover && !spans.is_empty() {
-            self.covers.add(spans, number);
+            self.covers.add(&spans, number);
         }
         self.check();
+    }
+
+    /// Who owns any of these ranges.
+    pub(crate) fn owners_within(&self, spans: &[Span]) -> BTreeSet<PeerName> {
+        let inside = |other: Span| spans.iter().any(|span| !span.intersect(other).is_empty());
+        let ranges = self.ranges().filter(|(span, _)| inside(*span));
+        ranges.map(|(_, entry)| entry.owner).collect()
     }
 
     /// Whom rulings took ranges from since the ring was like `before`.
@@ -81,6 +92,21 @@ impl Ring {
         let covers = &self.covers;
         self.entries
             .retain(|token, entry| entry.ruling >= covers.at(token.position()));
+    }
+
+    /// Stands for what a peer owns and who the electors are: what must be known of a peer to
+    /// acknowledge what it owns.
+    pub(crate) fn digest_of_part(&self, owner: PeerName) -> Digest {
+        let hash = Fnv::new().write(&self.id.bits.to_be_bytes());
+        let mut hash = self.digest_of_rulings(hash).write(b"part");
+        for (span, entry) in self.ranges().filter(|(_, entry)| entry.owner == owner) {
+            hash = hash
+                .write(&span.start.to_be_bytes())
+                .write(&span.end.to_be_bytes())
+                .write(&entry.ruling.to_be_bytes())
+                .write(&entry.version.to_be_bytes());
+        }
+        Digest(hash.finish())
     }
 
     pub(super) fn digest_of_rulings(&self, hash: Fnv) -> Fnv {

@@ -41,7 +41,7 @@ pub(super) struct Peer {
     connected: BTreeSet<usize>,
     reachable: BTreeSet<usize>,
     synced: BTreeSet<usize>,
-    back_at: Instant,
+    pub(super) back_at: Instant,
 }
 
 struct Packet {

@@ -5,5 +5,6 @@ pub(crate) mod cluster;
 mod faults;
 mod merges;
 mod messages;
+mod prompt;
 mod reclaim;
 mod rulings;

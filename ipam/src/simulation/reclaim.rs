@@ -159,14 +159,79 @@ fn peers_that_stay_become_electors_and_dead_ones_are_electors_no_more() {
 fn with_two_electors_nothing_is_taken_over_but_by_the_operator() {
     let mut cluster = born(1, Rules::KEPT, 2, 2);
     cluster.stop(1);
-    cluster.run(120);
+    cluster.run(60);
+    let survivor = cluster.allocator(0).status();
+    assert!(survivor.unfenced, "either is a blocking set");
+    assert!(!survivor.reclaims[0].quorum);
+    cluster.stop(0);
+    cluster.peers[0].back_at = cluster.now;
+    cluster.run(60);
+    assert!(
+        cluster.allocator(0).status().unfenced,
+        "also after a restart"
+    );
+    for n in 0..31 {
+        let id = cluster.allocate(0, &format!("own{n}"), None);
+        assert!(cluster.answers[&id].is_ok());
+    }
+    let more = cluster.allocate(0, "more", None);
+    cluster.run(60);
+    let words = waits_for(&mut cluster, 0);
+    assert!(words.contains("unreachable: 02:00:00:00:00:02"), "{words}");
     assert_eq!(share(&mut cluster, 0, 1), 32);
     let now = cluster.now;
     assert_eq!(cluster.with(0, |a| a.take_over(name(1), now)), 32);
     let electors = cluster.allocator(0).status().electors;
     assert_eq!(electors.len(), 1);
-    let id = cluster.allocate(0, "c", None);
-    assert!(cluster.answers[&id].is_ok());
+    assert!(cluster.answers[&more].is_ok());
+}
+
+fn waits_for(cluster: &mut Cluster, n: usize) -> String {
+    let pending = cluster.allocator(n).status().pending;
+    pending[0].waits_for.to_string()
+}
+
+/// Of two electors one dies while they make a third: the other must not go on, for it does not know
+/// whether they did.
+#[test]
+fn of_two_electors_one_that_dies_while_they_rule_is_waited_for() {
+    for (seed, comes_back) in [(1, true), (2, false)] {
+        let mut cluster = born(seed, Rules::KEPT, 3, 2);
+        cluster.link_all(&[0, 1, 2]);
+        let id = cluster.allocate(2, "c", None);
+        cluster.address(id);
+        // The proposer votes, and the other one hears no more of it.
+        let voted = |cluster: &mut Cluster, n| cluster.allocator(n).council.accepted().is_some();
+        for _ in 0..20 * 60 {
+            if !voted(&mut cluster, 0) {
+                cluster.step();
+            }
+        }
+        assert!(voted(&mut cluster, 0) && !voted(&mut cluster, 1));
+        cluster.stop(1);
+        cluster.run(15);
+        let id = cluster.allocate(0, "fenced", None);
+        cluster.run(30);
+        let words = waits_for(&mut cluster, 0);
+        assert!(
+            words.starts_with("waiting for 1 more of the electors"),
+            "{words}"
+        );
+        assert!(words.contains("unreachable: 02:00:00:00:00:02"), "{words}");
+        assert!(!cluster.answers.contains_key(&id));
+        if comes_back {
+            cluster.start_all();
+        } else {
+            let now = cluster.now;
+            cluster.with(0, |a| a.take_over(name(1), now));
+        }
+        cluster.run(10);
+        assert!(cluster.answers[&id].is_ok());
+        if comes_back {
+            cluster.run(30);
+            cluster.check_converged();
+        }
+    }
 }
 
 #[test]
