@@ -11,7 +11,7 @@
 //! * `peer.rs`: one peer, put together; `crossings.rs`: its machines' effects, as in `src/node/effects.rs`.
 //! * `dataplane.rs`: frames in and out, as in `src/dataplane/`.
 //! * `model.rs`: what must be true at any moment; `settled.rs`: what must be true once all is quiet.
-//! * `scenarios.rs`, `sparse.rs`, `liveness.rs`, `clones.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `reclaim.rs`: peers that die; `broken.rs`: the same
+//! * `scenarios.rs`, `sparse.rs`, `liveness.rs`, `clones.rs`, `pools.rs`: single stories. `chaos.rs`: faults of all kinds; `reclaim.rs`: peers that die; `rulings.rs`: stories of those that only seem to; `broken.rs`: the same
 //!   with a rule switched off; `seeds.rs`: many such runs, counted.
 //!
 //! `cargo xtask sim` (the crate `sim`) runs the same with many more seeds, and one of them alone.
@@ -46,6 +46,8 @@ mod peer;
 mod pools;
 #[path = "cluster/reclaim.rs"]
 mod reclaim;
+#[path = "cluster/rulings.rs"]
+mod rulings;
 #[path = "cluster/scenarios.rs"]
 mod scenarios;
 #[path = "cluster/seeds.rs"]

@@ -34,6 +34,8 @@ mod model;
 mod peer;
 #[path = "../../tests/cluster/reclaim.rs"]
 mod reclaim;
+#[path = "../../tests/cluster/rulings.rs"]
+mod rulings;
 #[path = "../../tests/cluster/scale.rs"]
 mod scale;
 #[path = "../../tests/cluster/seeds.rs"]
@@ -53,9 +55,10 @@ use broken::Broken;
 use seeds::{Tally, run_seeds};
 
 const USAGE: &str = "\
-cargo xtask sim [--seeds N] [--seed S] [--break RULE]
+cargo xtask sim [--seeds N] [--from S] [--seed S] [--break RULE]
 
   --seeds N      run the seeds 0 to N-1 (1000 unless told otherwise)
+  --from S       begin with this seed instead of 0
   --seed S       run this seed alone, as a failing one says
   --break RULE   switch a rule off: the runs must fail. RULE is one of
 ";
@@ -159,7 +162,11 @@ fn parse(args: &[String]) -> Result<Wish, String> {
                 .map_err(|_| format!("{arg}: {value} is no number"))
         };
         match arg.as_str() {
-            "--seeds" => wish.seeds = 0..number()?,
+            "--seeds" => wish.seeds.end = wish.seeds.start + number()?,
+            "--from" => {
+                let count = wish.seeds.end - wish.seeds.start;
+                wish.seeds = number()?..number()? + count;
+            }
             "--seed" => wish.seeds = number()?..number()? + 1,
             "--break" => {
                 let mut rules = Broken::ALL.into_iter();

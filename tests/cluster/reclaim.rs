@@ -62,7 +62,8 @@ fn cluster(seed: u64, broken: Broken) -> World {
     let founders = 3 + world.pick(3);
     for n in 0..founders + 1 {
         let mut settings = Settings::new(n);
-        settings.pools = vec!["10.32.0.0/26".parse().unwrap()];
+        // Enough for what is set aside, and for what containers had by an old disk.
+        settings.pools = vec!["10.32.0.0/25".parse().unwrap()];
         settings.init = Init::Consensus(Some(founders));
         settings.times = TIMES;
         settings.rules = broken.rules();

@@ -102,6 +102,7 @@ impl Tally {
 /// Every kind of fault that [`World::fault`] is told of.
 pub(crate) const FAULTS: &[&str] = &[
     "connection broken",
+    "cut at a bad moment",
     "cut both ways",
     "cut off for long",
     "cut one way",

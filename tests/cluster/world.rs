@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use weft_dns::Name;
-use weft_ipam::{Cidr, ContainerId, RequestId};
+use weft_ipam::{Addr, Cidr, ContainerId, RequestId};
 use weft_router::{ConnId, Router, Target};
 use weft_wire::PeerName;
 
@@ -352,6 +352,20 @@ impl World {
             up.ipam.add(subnet, now).unwrap();
         }
         up.ipam.allocate(id, container, subnet, now);
+        self.work(n);
+    }
+
+    /// A new container asks for just this address.
+    pub(crate) fn claim(&mut self, n: usize, addr: Addr) {
+        let c = self.model.add_container(n, None);
+        let (_, container) = self.model.who(c);
+        let now = self.clock(n);
+        self.made += 1;
+        let id = RequestId(self.made);
+        self.model.asked.insert((n, id), c);
+        let prefix = self.peers[n].settings.pools[0].prefix();
+        let up = self.peers[n].up.as_mut().unwrap();
+        up.ipam.claim(id, container, addr, prefix, now);
         self.work(n);
     }
 

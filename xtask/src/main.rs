@@ -18,8 +18,8 @@ cargo xtask test    all tests (as root: with real network namespaces)
 cargo xtask docker [NAME]
                     weft with real Docker daemons, three hosts on this machine (root); only scenarios
                     with NAME in theirs, if it is given
-cargo xtask sim [--seeds N] [--seed S] [--break RULE]
-                    the simulated cluster under faults: 1000 seeds, N, or one alone; with a rule
+cargo xtask sim [--seeds N] [--from S] [--seed S] [--break RULE]
+                    the simulated cluster under faults: 1000 seeds, N, from 0 or S on, or one alone; with a rule
                     switched off it must fail
 cargo xtask chaos [--minutes M] [--seed S]
                     real routers in namespaces, broken at random (root)
