@@ -17,6 +17,7 @@ use weft_router::{Config, Event, Identity, Router};
 use weft_wire::control::{Control, Hello, Preamble, Refusal, RefusalReason, Routed, Suite};
 use weft_wire::message::{FloodHeader, FragmentHeader, Heartbeat, Message, Probe, UnicastHeader};
 use weft_wire::packet::{Counter, Header, OVERHEAD, ReceiverIndex, TAG_LEN};
+use weft_wire::relayed::{Part, Relayed};
 use weft_wire::{Network, Nickname, PeerName, PeerUid};
 
 /// A target with inputs that are right, to begin from.
@@ -185,10 +186,19 @@ fn control_corpus() -> Vec<Vec<u8>> {
         hops: 16,
         body: vec![1, 2, 3],
     };
+    let relayed = Relayed {
+        source: US,
+        destination: THEM,
+        hops: 16,
+        stream: 7,
+        by_dialler: true,
+        part: Part::Open(vec![1, 2, 3]),
+    };
     [
         Control::Hello(hello),
         Control::Refusal(refusal),
         Control::Routed(routed),
+        Control::Relayed(relayed),
         Control::Ready(true),
     ]
     .map(|message| message.emit())

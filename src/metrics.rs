@@ -25,6 +25,8 @@ pub(crate) struct Counts<'a> {
     pub(crate) data: &'a Counters,
     /// Connections that ended after they were established.
     pub(crate) terminations: u64,
+    /// Pieces of relayed connections that neighbours sent too many of.
+    pub(crate) relayed_dropped: u64,
     pub(crate) gossip: weft_gossip::Counters,
     /// What peers said of their connections that routes leave out, because there are too many.
     pub(crate) unrouted: u64,
@@ -38,6 +40,12 @@ pub(crate) struct Counts<'a> {
 pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
     let mut registry = Registry::with_prefix("weft");
     mesh(&mut registry, report, counts.terminations);
+    counter(
+        &mut registry,
+        "relayed_dropped",
+        "Pieces of control connections between others that were not handed on, because too many came",
+        counts.relayed_dropped,
+    );
     gossip(&mut registry, &counts.gossip, counts.unrouted);
     fastdp(&mut registry, report, counts.carriers);
     data_path(&mut registry, counts.data);

@@ -36,6 +36,8 @@ mod machine;
 mod macs;
 #[path = "netns/merge.rs"]
 mod merge;
+#[path = "netns/nat.rs"]
+mod nat;
 #[path = "netns/networks.rs"]
 mod networks;
 #[path = "netns/path.rs"]

@@ -106,6 +106,10 @@ pub struct Link {
     pub outbound: bool,
     /// The other end's address.
     pub address: SocketAddr,
+    /// Where the other end's datagrams come from, if that is another address.
+    pub datagrams: Option<SocketAddr>,
+    /// Whether its control messages go over other peers.
+    pub relayed: bool,
 }
 
 /// What a peer says of a MAC on its host.
@@ -353,7 +357,15 @@ impl fmt::Display for Link {
         write!(
             f,
             "established={established} outbound={outbound} address={address}"
-        )
+        )?;
+        // Most connections have neither, and all peers keep this of all.
+        if let Some(datagrams) = self.datagrams {
+            write!(f, " datagrams={datagrams}")?;
+        }
+        if self.relayed {
+            write!(f, " relayed=1")?;
+        }
+        Ok(())
     }
 }
 
@@ -363,6 +375,11 @@ impl Link {
             established: flag(fields, "established")?,
             outbound: flag(fields, "outbound")?,
             address: parsed(fields, "address")?,
+            datagrams: match fields.find("datagrams") {
+                None => None,
+                Some(_) => Some(parsed(fields, "datagrams")?),
+            },
+            relayed: fields.find("relayed").is_some() && flag(fields, "relayed")?,
         })
     }
 }

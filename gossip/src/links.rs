@@ -77,6 +77,8 @@ mod tests {
             established: true,
             outbound: true,
             address: ([10, 0, 0, n], 6783).into(),
+            datagrams: None,
+            relayed: false,
         };
         let mut links = Links::default();
         links.set(peer(1), peer(3), link(3));

@@ -97,6 +97,15 @@ pub enum Event {
         /// What to send.
         heartbeat: Heartbeat,
     },
+    /// Seal this heartbeat for the connection's peer and send it to an address where the peer may be seen.
+    Punch {
+        /// The connection.
+        conn: ConnId,
+        /// Where to.
+        to: SocketAddr,
+        /// What to send.
+        heartbeat: Heartbeat,
+    },
     /// Pad this probe to its size, seal it for the connection's peer and send it. If the kernel says
     /// that it is too long, that is told by `handle_too_long`.
     SendProbe {

@@ -57,10 +57,15 @@ impl Identity {
 
     /// The name that follows from the key: the first 48 bits of its SHA-256.
     pub fn peer_name(&self) -> PeerName {
-        let hash = digest(&SHA256, &self.public);
-        let first = hash.as_ref().first_chunk().copied();
-        PeerName::from_hash(first.unwrap_or_default())
+        name_of_key(&self.public)
     }
+}
+
+/// The name that follows from a public key.
+pub(crate) fn name_of_key(public: &[u8; 32]) -> PeerName {
+    let hash = digest(&SHA256, public);
+    let first = hash.as_ref().first_chunk().copied();
+    PeerName::from_hash(first.unwrap_or_default())
 }
 
 impl fmt::Debug for Identity {

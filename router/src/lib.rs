@@ -46,6 +46,7 @@ pub mod networks;
 pub mod offload;
 mod path;
 mod pulse;
+mod relays;
 mod router;
 pub mod routes;
 pub mod session;

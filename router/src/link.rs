@@ -21,6 +21,7 @@ use crate::discovery::Candidate;
 use crate::keys::Keys;
 use crate::path::{Path, Sight};
 use crate::pulse::Pulse;
+use crate::relays::Allowance;
 use crate::{ConnId, Target};
 
 /// One control connection.
@@ -55,6 +56,8 @@ pub(crate) enum Origin {
     Target(Target),
     /// Gossip told us of a peer there.
     Discovered(Candidate),
+    /// They dialled over other peers; this neighbour has handed it to us.
+    Relayed { via: PeerName },
 }
 
 /// How far a connection is.
@@ -84,6 +87,10 @@ pub(crate) struct Up {
     /// What we said last, and what the other side said last.
     pub(crate) we_ready: bool,
     pub(crate) they_ready: bool,
+    /// Others know of the connection; a relayed one they hear of when datagrams come through.
+    pub(crate) announced: bool,
+    /// What of relayed connections it may bring.
+    pub(crate) allowance: Allowance,
     /// Another connection contests this one: any sign of life settles it.
     pub(crate) challenged: bool,
 }
@@ -190,7 +197,7 @@ impl Link {
         let explicit = match &self.origin {
             Origin::Inbound => false,
             Origin::Target(target) => target.port.is_some(),
-            Origin::Discovered(_) => true,
+            Origin::Discovered(_) | Origin::Relayed { .. } => true,
         };
         if let (false, Some(hello)) = (explicit, &self.hello) {
             to.set_port(hello.port);
@@ -231,6 +238,8 @@ impl Up {
             synced: false,
             we_ready: false,
             they_ready: false,
+            announced: true,
+            allowance: Allowance::new(now),
             challenged: false,
         }
     }

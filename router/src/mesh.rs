@@ -118,7 +118,15 @@ mod tests {
     fn what_others_say_is_gathered_and_what_we_see_ourselves_counts_at_once() {
         let (us, them, now) = (peer(1), peer(2), crate::clock::start());
         let mut mesh = Mesh::new(us);
-        let link = |to| BTreeMap::from([(to, LinkState { established: true })]);
+        let link = |to| {
+            BTreeMap::from([(
+                to,
+                LinkState {
+                    established: true,
+                    relayed: false,
+                },
+            )])
+        };
         mesh.set_links(them, PeerUid(1), link(us), now);
         assert_eq!(mesh.set_own(link(them), now), (true, true));
         assert_eq!(mesh.routes().unicast.get(&them), Some(&them));
@@ -143,7 +151,15 @@ mod tests {
         let (us, now) = (peer(0), crate::clock::start());
         let mut mesh = Mesh::new(us);
         let link = |to: &[PeerName]| -> BTreeMap<_, _> {
-            let links = to.iter().map(|to| (*to, LinkState { established: true }));
+            let links = to.iter().map(|to| {
+                (
+                    *to,
+                    LinkState {
+                        established: true,
+                        relayed: false,
+                    },
+                )
+            });
             links.collect()
         };
         for n in 1..=100 {

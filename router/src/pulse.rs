@@ -165,6 +165,11 @@ impl Pulse {
         now >= self.dead_at()
     }
 
+    /// Questions since the last one that was answered.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
     /// Where the peer takes datagrams.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote

@@ -30,7 +30,7 @@ pub struct Routes {
     /// For each reachable peer besides us, the neighbour that frames for it are sent to.
     pub unicast: BTreeMap<PeerName, PeerName>,
     /// For each peer that control messages get to, besides us, the neighbour they are passed to.
-    /// They go over connections that carry no frames yet, too.
+    /// They go over connections that carry no frames yet, too, and not over those that are relayed themselves.
     pub control: BTreeMap<PeerName, PeerName>,
     us: usize,
     /// What frames go over, and what control messages do.
@@ -51,9 +51,9 @@ pub fn compute(topology: &Topology) -> Routes {
 /// connection that comes up there are several.
 pub(crate) fn changed(topology: &Topology, before: Option<&Routes>) -> Option<Routes> {
     let frames = Graph::new(topology, |link| link.established);
-    let all = match topology.is_all_established() {
+    let all = match topology.is_all_of_use() {
         true => frames.clone(),
-        false => Graph::new(topology, |_| true),
+        false => Graph::new(topology, |link| !link.relayed),
     };
     if before.is_some_and(|before| before.frames == frames && before.all == all) {
         return None;
@@ -355,7 +355,10 @@ mod tests {
         let before = compute(&topology);
         assert_eq!(changed(&topology, Some(&before)), None);
         // One end alone tells of it.
-        let link = LinkState { established: true };
+        let link = LinkState {
+            established: true,
+            relayed: false,
+        };
         let both = [1, 3, 9].map(|n| (peer(n), link));
         topology.set_links(peer(2), PeerUid(1), BTreeMap::from(both));
         assert_eq!(changed(&topology, Some(&before)), None);
@@ -395,7 +398,13 @@ mod tests {
     #[test]
     fn control_messages_go_over_connections_that_carry_no_frames_yet() {
         let mut topology = topology(peer(1), &[(peer(1), peer(2)), (peer(2), peer(3))]);
-        let pending = BTreeMap::from([(peer(2), LinkState { established: false })]);
+        let pending = BTreeMap::from([(
+            peer(2),
+            LinkState {
+                established: false,
+                relayed: false,
+            },
+        )]);
         topology.set_own(pending);
         let routes = compute(&topology);
         assert!(routes.unicast.is_empty());
@@ -451,7 +460,10 @@ mod tests {
     fn topology(us: PeerName, edges: &[(PeerName, PeerName)]) -> Topology {
         let mut links: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (a, b) in edges.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]) {
-            let link = LinkState { established: true };
+            let link = LinkState {
+                established: true,
+                relayed: false,
+            };
             links.entry(a).or_default().insert(b, link);
         }
         let mut topology = Topology::new(us);

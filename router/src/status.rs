@@ -45,6 +45,10 @@ pub struct ConnectionStatus {
     pub mtu: Option<u16>,
     /// Who carries its frames.
     pub carriage: Carriage,
+    /// Where the peer's datagrams come from, once they do.
+    pub datagrams: Option<SocketAddr>,
+    /// Whether control goes over other peers, since neither end can dial the other.
+    pub relayed: bool,
     /// What it waits for or why it failed, in words; empty if there is nothing to say.
     pub info: String,
     /// When it will be dialled next.

@@ -26,6 +26,8 @@ pub const MAX_PEERS: usize = 2048;
 pub struct LinkState {
     /// Frames may flow over it.
     pub established: bool,
+    /// Its control messages go over others: it carries frames, and no control messages of anybody else.
+    pub relayed: bool,
 }
 
 /// What each peer says of its connections.
@@ -126,10 +128,12 @@ impl Topology {
         Some(self.others.get(&peer)?.uid)
     }
 
-    /// Whether nobody has a connection that carries no frames.
-    pub(crate) fn is_all_established(&self) -> bool {
+    /// Whether everybody's connections carry both frames and control messages.
+    pub(crate) fn is_all_of_use(&self) -> bool {
         let others = self.others.values().flat_map(|said| said.links.values());
-        others.chain(self.own.values()).all(|link| link.established)
+        others
+            .chain(self.own.values())
+            .all(|link| link.established && !link.relayed)
     }
 
     /// Whether both `a` and `b` say that the connection between them is established.
@@ -249,7 +253,15 @@ mod tests {
 
     fn links(to: &[(u8, bool)]) -> BTreeMap<PeerName, LinkState> {
         to.iter()
-            .map(|&(n, established)| (peer(n), LinkState { established }))
+            .map(|&(n, established)| {
+                (
+                    peer(n),
+                    LinkState {
+                        established,
+                        relayed: false,
+                    },
+                )
+            })
             .collect()
     }
 }

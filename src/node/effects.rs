@@ -91,11 +91,21 @@ impl Node {
                     session.remote = addr;
                     self.mesh.stale = true;
                 }
+                self.publish_links();
             }
             RouterEvent::SendHeartbeat { conn, heartbeat } => {
                 if let Some(session) = self.mesh.sessions.get(&conn) {
                     self.data
                         .send_heartbeat(&session.send, session.remote, heartbeat);
+                }
+            }
+            RouterEvent::Punch {
+                conn,
+                to,
+                heartbeat,
+            } => {
+                if let Some(session) = self.mesh.sessions.get(&conn) {
+                    self.data.send_heartbeat(&session.send, to, heartbeat);
                 }
             }
             RouterEvent::SendProbe { conn, probe } => {
@@ -130,7 +140,9 @@ impl Node {
             }
             RouterEvent::Disconnected { peer, why, reason } => {
                 match reason {
-                    Some(RefusalReason::Unneeded | RefusalReason::Limit) => {
+                    Some(
+                        RefusalReason::Unneeded | RefusalReason::Limit | RefusalReason::Duplicate,
+                    ) => {
                         debug!(%peer, why, "disconnected");
                     }
                     Some(_) | None => {

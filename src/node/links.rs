@@ -3,7 +3,7 @@
 //!
 //! Gossip brings many entries of one peer at once; the router is told of each peer once for all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -40,19 +40,23 @@ impl Node {
         connections
             .filter_map(|c| {
                 let (peer, remote) = (c.peer?.0, c.remote?);
-                let established = states.get(&peer)?.established;
-                let port = if c.outbound {
-                    remote.port()
+                let state = states.get(&peer)?;
+                let address = if state.relayed {
+                    // Nobody has dialled it; this is where it is.
+                    c.datagrams?
+                } else if c.outbound {
+                    remote
                 } else {
-                    *self.mesh.ports.get(&peer)?
+                    SocketAddr::new(remote.ip(), *self.mesh.ports.get(&peer)?)
                 };
-                let address = SocketAddr::new(remote.ip(), port);
                 Some((
                     peer,
                     Link {
-                        established,
+                        established: state.established,
                         outbound: c.outbound,
                         address,
+                        datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
+                        relayed: state.relayed,
                     },
                 ))
             })
@@ -88,6 +92,7 @@ impl Node {
         };
         let state = |link: &Link| LinkState {
             established: link.established,
+            relayed: link.relayed,
         };
         let links = self.mesh.links.of(peer);
         let links = links.map(|(to, link)| (to, state(link))).collect();
@@ -101,13 +106,24 @@ impl Node {
             return;
         }
         let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
-        let seen = self.mesh.links.with(peer).map(|link| link.address);
+        let links: Vec<_> = self.mesh.links.with(peer).collect();
+        // Nobody can dial what is relayed.
+        let seen = links.iter().filter(|link| !link.relayed);
+        let seen = seen.map(|link| link.address);
         let addresses = nearness::in_order(
             advertised.map_or(&[], Vec::as_slice),
             seen,
             &self.mesh.subnets,
         );
-        self.router
-            .handle_peer_info(peer, PeerInfo { addresses }, now);
+        let datagrams = links.iter().filter_map(|link| match link.relayed {
+            true => Some(link.address),
+            false => link.datagrams,
+        });
+        let datagrams: BTreeSet<_> = datagrams.collect();
+        let info = PeerInfo {
+            addresses,
+            datagrams: datagrams.into_iter().collect(),
+        };
+        self.router.handle_peer_info(peer, info, now);
     }
 }

@@ -41,6 +41,7 @@ impl Node {
         let counts = Counts {
             data: self.data.counters(),
             terminations: self.mesh.terminations,
+            relayed_dropped: self.router.relayed_dropped(),
             gossip: self.mesh.gossip.counters(),
             unrouted: self.router.topology().left_out(),
             carriers: self.fast.changes,

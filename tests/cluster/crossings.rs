@@ -3,7 +3,7 @@
 //! Invariant: effects are carried out in the order the machines gave them, and a crash may come
 //! between any two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use weft_dns::{Filter, Name, Record};
@@ -115,8 +115,14 @@ impl World {
                     session.remote = addr;
                     self.up(n).stale = true;
                 }
+                self.publish_links(n);
             }
             Event::SendHeartbeat { conn, heartbeat } => self.send_heartbeat(n, conn, heartbeat),
+            Event::Punch {
+                conn,
+                to,
+                heartbeat,
+            } => self.punch(n, conn, to, heartbeat),
             Event::SendProbe { conn, probe } => self.send_probe(n, conn, probe),
             // Frames are small here.
             Event::Limit { .. } => {}
@@ -425,6 +431,7 @@ impl World {
         };
         let state = |link: &Link| LinkState {
             established: link.established,
+            relayed: link.relayed,
         };
         let links = up.links.of(peer);
         let links = links.map(|(to, link)| (to, state(link))).collect();
@@ -437,11 +444,15 @@ impl World {
             return;
         }
         let up = self.up(n);
-        let mut addresses: Vec<_> = up.links.with(peer).map(|link| link.address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        up.router
-            .handle_peer_info(peer, PeerInfo { addresses }, now);
+        let said = up.links.with(peer);
+        let (relayed, dialled): (Vec<&Link>, Vec<_>) = said.partition(|link| link.relayed);
+        let seen = dialled.iter().filter_map(|link| link.datagrams);
+        let seen = seen.chain(relayed.iter().map(|link| link.address));
+        let info = PeerInfo {
+            addresses: in_order(dialled.iter().map(|link| link.address)),
+            datagrams: in_order(seen),
+        };
+        up.router.handle_peer_info(peer, info, now);
     }
 
     pub(crate) fn add_name(&mut self, n: usize, name: Name, container: &ContainerId, addr: IpAddr) {
@@ -477,23 +488,30 @@ impl World {
     }
 }
 
+fn in_order(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    addresses.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn own_links(up: &Up) -> BTreeMap<PeerName, Link> {
     let states = up.router.own_links();
     let connections = up.router.connections().into_iter();
     connections
         .filter_map(|c| {
             let (peer, remote) = (c.peer?.0, c.remote?);
-            let established = states.get(&peer)?.established;
-            let port = if c.outbound {
-                remote.port()
+            let state = states.get(&peer)?;
+            let address = if state.relayed {
+                c.datagrams?
+            } else if c.outbound {
+                remote
             } else {
-                *up.ports.get(&peer)?
+                SocketAddr::new(remote.ip(), *up.ports.get(&peer)?)
             };
-            let address = SocketAddr::new(remote.ip(), port);
             let link = Link {
-                established,
+                established: state.established,
                 outbound: c.outbound,
                 address,
+                datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
+                relayed: state.relayed,
             };
             Some((peer, link))
         })

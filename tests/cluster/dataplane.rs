@@ -272,6 +272,13 @@ impl World {
         }
     }
 
+    pub(crate) fn punch(&mut self, n: usize, conn: ConnId, to: SocketAddr, heartbeat: Heartbeat) {
+        if let Some(session) = self.peers[n].up().sessions.get(&conn) {
+            let send = session.send.clone();
+            self.seal(n, &send, to, &heartbeat.emit(), &[]);
+        }
+    }
+
     pub(crate) fn send_probe(&mut self, n: usize, conn: ConnId, probe: Probe) {
         if let Some(session) = self.peers[n].up().sessions.get(&conn) {
             let (send, remote) = (session.send.clone(), session.remote);

@@ -66,6 +66,46 @@ fn a_peer_without_discovery_is_reached_over_the_one_it_knows() {
 }
 
 #[test]
+fn two_that_cannot_dial_each_other_open_a_way_over_a_third() {
+    for seed in 0..10 {
+        let mut world = World::of(100 + seed, 3);
+        world.net.dial_cut.extend([(1, 2), (2, 1)]);
+        world.connect(1, 0);
+        world.connect(2, 0);
+        world.settle();
+        world.net.weather.loss = 150;
+        wait(&mut world, "a way is opened", |world| {
+            world.frames_pass(1, 2)
+        });
+        world.net.udp_cut.extend([(1, 2), (2, 1)]);
+        wait(&mut world, "frames go over the third", |world| {
+            !world.frames_pass(1, 2)
+        });
+        world.net.weather.loss = 0;
+        world.settle();
+        let relayed = world.model.relayed;
+        world.exchange_frames();
+        assert!(world.model.relayed > relayed);
+        world.net.udp_cut.clear();
+        wait(&mut world, "a way is opened again", |world| {
+            world.frames_pass(1, 2)
+        });
+        world.settle();
+    }
+}
+
+/// A dial that fails, an attempt, the waits between, and datagrams that are lost.
+fn wait(world: &mut World, what: &str, is: impl Fn(&World) -> bool) {
+    for _ in 0..600 {
+        if is(world) {
+            return;
+        }
+        world.run_ms(500);
+    }
+    panic!("not within five minutes: {what}");
+}
+
+#[test]
 fn datagrams_that_pass_one_way_only_make_frames_go_around() {
     let mut world = World::of(5, 3);
     world.connect(1, 0);

@@ -20,6 +20,7 @@ use thiserror::Error;
 use crate::codec::{Reader, Writer};
 use crate::fast::Fast;
 use crate::packet::ReceiverIndex;
+use crate::relayed::Relayed;
 use crate::{Malformed, Nickname, PeerName, PeerUid};
 
 /// Version of the control protocol this code speaks.
@@ -324,6 +325,8 @@ pub enum Control {
     Routed(Routed),
     /// About the fast datapath.
     Fast(Fast),
+    /// A piece of a control connection between two other peers, or between one and the receiver.
+    Relayed(Relayed),
 }
 
 const HELLO: u8 = 1;
@@ -334,6 +337,7 @@ const READY: u8 = 5;
 const GOSSIP: u8 = 6;
 const ROUTED: u8 = 7;
 const FAST: u8 = 8;
+const RELAYED: u8 = 9;
 
 impl Control {
     /// The message's bytes.
@@ -364,6 +368,7 @@ impl Control {
                 w.raw(&routed.body);
             }
             Self::Fast(fast) => fast.write(w.u8(FAST)),
+            Self::Relayed(relayed) => relayed.write(w.u8(RELAYED)),
         }
         w.into_bytes()
     }
@@ -402,6 +407,7 @@ impl Control {
                 body: r.rest().to_vec(),
             }),
             FAST => Self::Fast(Fast::read(&mut r)?),
+            RELAYED => Self::Relayed(Relayed::read(&mut r)?),
             value => {
                 return Err(Malformed::Unknown {
                     what: "control message kind",
@@ -460,6 +466,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::relayed::{MAX_RELAYED, Part};
 
     fn hello() -> Hello {
         Hello {
@@ -506,10 +513,31 @@ mod tests {
             }),
             Control::Fast(Fast::Shut("no nft".to_owned())),
             Control::Fast(Fast::Came(u64::MAX)),
-        ];
+        ]
+        .into_iter()
+        .chain([Part::Open(vec![1, 2]), Part::Bytes(vec![3]), Part::End].map(relayed));
         for message in refusals.into_iter().chain(others) {
             assert_eq!(Control::parse(&message.emit()), Ok(message));
         }
+    }
+
+    #[test]
+    fn a_relayed_piece_is_bounded() {
+        let fits = relayed(Part::Bytes(vec![0; MAX_RELAYED])).emit();
+        assert!(Control::parse(&fits).is_ok());
+        let long = relayed(Part::Bytes(vec![0; MAX_RELAYED + 1])).emit();
+        assert!(Control::parse(&long).is_err());
+    }
+
+    fn relayed(part: Part) -> Control {
+        Control::Relayed(Relayed {
+            source: PeerName::from_bytes([1; 6]),
+            destination: PeerName::from_bytes([2; 6]),
+            hops: 16,
+            stream: u64::MAX,
+            by_dialler: true,
+            part,
+        })
     }
 
     #[test]

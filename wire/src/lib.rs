@@ -22,6 +22,7 @@ pub mod message;
 mod network;
 pub mod packet;
 mod peer;
+pub mod relayed;
 pub mod resolution;
 
 pub use error::Malformed;

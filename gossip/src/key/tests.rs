@@ -163,12 +163,20 @@ prop_compose! {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let link =
-        (any::<(bool, bool)>(), address()).prop_map(|((established, outbound), address)| Link {
-            established,
-            outbound,
-            address,
-        });
+    let link = (
+        any::<(bool, bool, bool)>(),
+        address(),
+        proptest::option::of(address()),
+    )
+        .prop_map(
+            |((established, outbound, relayed), address, datagrams)| Link {
+                established,
+                outbound,
+                address,
+                datagrams,
+                relayed,
+            },
+        );
     prop_oneof![
         peer_info().prop_map(Entry::Peer),
         (peer(), link).prop_map(|(peer, link)| Entry::Link(peer, link)),

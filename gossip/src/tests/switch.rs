@@ -59,6 +59,8 @@ pub(super) fn link(to: PeerName, established: bool) -> Entry {
         established,
         outbound: true,
         address,
+        datagrams: None,
+        relayed: false,
     };
     Entry::Link(to, link)
 }

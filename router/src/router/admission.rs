@@ -39,6 +39,22 @@ enum Verdict {
     Standby(ConnId),
 }
 
+/// What stays when another connection of the same peer takes over.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    synced: bool,
+    announced: bool,
+}
+
+impl Before {
+    pub(super) fn of(up: &Up) -> Self {
+        Self {
+            synced: up.synced,
+            announced: up.announced,
+        }
+    }
+}
+
 impl Router {
     /// The other side has said who it is.
     pub(super) fn meet(&mut self, conn: ConnId, hello: Hello, now: Instant) {
@@ -61,7 +77,7 @@ impl Router {
             .conns
             .links
             .get(&conn)
-            .and_then(|link| self.judge(link))
+            .and_then(|link| self.judge(conn, link))
         else {
             return;
         };
@@ -72,12 +88,12 @@ impl Router {
             Verdict::Refuse(_) | Verdict::Contest(_) => {}
         }
         match verdict {
-            Verdict::Admit => self.install(conn, false, now),
+            Verdict::Admit => self.install(conn, Before::default(), now),
             Verdict::Refuse(refusal) => self.end(conn, End::Refuse(refusal), now),
             Verdict::Replace(old) => self.replace(old, conn, now),
             Verdict::MakeRoom(other) => {
                 self.end(other, End::Refuse(self.over_limit()), now);
-                self.install(conn, false, now);
+                self.install(conn, Before::default(), now);
             }
             Verdict::Standby(over) => {
                 let deadline = now + STANDBY;
@@ -89,15 +105,11 @@ impl Router {
 
     /// The connection `conn` becomes its peer's in place of `old`, which is told to go.
     pub(super) fn replace(&mut self, old: ConnId, conn: ConnId, now: Instant) {
-        let synced = self
-            .conns
-            .links
-            .get(&old)
-            .and_then(Link::up)
-            .is_some_and(|up| up.synced);
+        let up = self.conns.links.get(&old).and_then(Link::up);
+        let before = up.map(Before::of).unwrap_or_default();
         // Not named as its peer's any more, so its end is not the peer's.
         self.conns.peers.retain(|_, held| *held != old);
-        self.install(conn, synced, now);
+        self.install(conn, before, now);
         let refusal = Refusal::new(
             RefusalReason::Duplicate,
             "another connection between the two was kept",
@@ -142,13 +154,14 @@ impl Router {
             .collect()
     }
 
-    fn judge(&self, link: &Link) -> Option<Verdict> {
+    fn judge(&self, conn: ConnId, link: &Link) -> Option<Verdict> {
         let (key, hello) = (link.key?, link.hello.as_ref()?);
         if let Some(refusal) = self.standing_back() {
             return Some(Verdict::Refuse(refusal));
         }
         if let Err(refusal) = self
             .check_us(&key, hello)
+            .and_then(|()| self.check_relayed(conn, &key, hello))
             .and_then(|()| self.check_pools(hello))
         {
             return Some(Verdict::Refuse(refusal));
@@ -167,6 +180,18 @@ impl Router {
         }
         if holder.hello.as_ref().map(|holding| holding.uid) != Some(hello.uid) {
             return Some(Verdict::Contest(held));
+        }
+        let relays = &self.conns.relays;
+        match (relays.contains(conn), relays.contains(held)) {
+            (true, false) => {
+                let text = "there is a connection that is not relayed";
+                return Some(Verdict::Refuse(Refusal::new(
+                    RefusalReason::Duplicate,
+                    text,
+                )));
+            }
+            (false, true) => return Some(Verdict::Replace(held)),
+            (true, true) | (false, false) => {}
         }
         Some(self.choose(link, (key, hello.name), held, holder))
     }
@@ -260,7 +285,7 @@ impl Router {
     }
 
     /// Makes a connection its peer's.
-    pub(super) fn install(&mut self, conn: ConnId, synced: bool, now: Instant) {
+    pub(super) fn install(&mut self, conn: ConnId, before: Before, now: Instant) {
         let Some(link) = self.conns.links.get_mut(&conn) else {
             return;
         };
@@ -271,7 +296,9 @@ impl Router {
         let pulse = Pulse::new(self.epoch, link.datagrams_to(), now);
         let path = Path::new(self.config.mtu, now);
         let mut up = Up::new(keys, pulse, path, now);
-        up.synced = synced;
+        up.synced = before.synced;
+        up.announced = before.announced || !self.conns.relays.contains(conn);
+        let announced = up.announced;
         link.stage = Stage::Up(Box::new(up));
         let (peer, remote, origin) = (hello.name, link.remote, link.origin.clone());
         if origin == Origin::Inbound {
@@ -282,8 +309,10 @@ impl Router {
         self.targets.peer_connected(peer, conn);
         self.discovery.peer_connected(peer, conn);
         self.failures.connected(peer, remote);
-        self.events
-            .push_back(Event::Connected { peer, conn, hello });
+        if announced {
+            self.events
+                .push_back(Event::Connected { peer, conn, hello });
+        }
         self.conns.released.push(conn);
         self.links_changed = true;
         self.choice.peers_changed(now);

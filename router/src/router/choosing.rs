@@ -50,7 +50,11 @@ impl Router {
         let mut peers = self.mesh.topology().peers();
         peers.extend(self.conns.peers.keys());
         let (conns, discovery) = (&self.conns, &self.discovery);
-        let is_usable = |peer| conns.peers.contains_key(&peer) || discovery.is_hopeful(peer);
+        // Over one that is relayed nobody hears anything but frames.
+        let is_usable = |peer| match conns.peers.get(&peer) {
+            Some(conn) => !conns.relays.contains(*conn),
+            None => discovery.is_hopeful(peer),
+        };
         let came_beside = self.choice.look(&peers, is_usable, now);
         for peer in came_beside {
             // What was in the way when it was none of ours may be so no more.
@@ -136,16 +140,19 @@ impl Router {
     fn has_others(&self, peer: PeerName) -> bool {
         let topology = self.mesh.topology();
         let links = topology.links(peer).into_iter().flatten();
-        let others = links.filter(|(other, _)| {
-            **other != self.config.name && topology.linked_both_ways(peer, **other)
+        let others = links.filter(|(other, link)| {
+            **other != self.config.name && !link.relayed && topology.linked_both_ways(peer, **other)
         });
         others.take(2).count() == 2
     }
 
     fn is_linked(&self, peer: PeerName) -> bool {
-        self.mesh
-            .topology()
-            .linked_both_ways(self.config.name, peer)
+        let direct = self.conns.direct(peer).is_some();
+        direct
+            && self
+                .mesh
+                .topology()
+                .linked_both_ways(self.config.name, peer)
     }
 }
 

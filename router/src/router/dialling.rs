@@ -21,6 +21,8 @@ use super::{Conns, Router, report};
 pub struct PeerInfo {
     /// TCP addresses it may listen at; the first 16 count.
     pub addresses: Vec<SocketAddr>,
+    /// Addresses others see its datagrams come from; the first four count.
+    pub datagrams: Vec<SocketAddr>,
 }
 
 impl Router {
@@ -63,7 +65,7 @@ impl Router {
         if self.config.discovery {
             let connected = self.conns.peers.get(&peer).copied();
             self.discovery
-                .heard(peer, &info.addresses, connected, &mut self.rng, now);
+                .heard(peer, &info, connected, &mut self.rng, now);
         }
     }
 
@@ -95,7 +97,9 @@ impl Router {
             dial.begin(conn);
             self.dial(conn, Origin::Target(target.clone()), target);
         }
-        for candidate in self.discovery.due(now) {
+        // One that is relayed is tried by TCP now and then.
+        let relayed = |peer| !self.conns.peers.contains_key(&peer) && self.way_to(peer).is_some();
+        for candidate in self.discovery.due(relayed, now) {
             let busy = self.conns.discovering() >= MAX_DISCOVERING;
             let wanted = self.choice.wants(candidate.peer);
             let full = !matches!(self.room_for(candidate.peer), Room::Free);
@@ -117,6 +121,10 @@ impl Router {
             }
             let conn = self.conns.next();
             dial.begin(conn);
+            if candidate.relayed {
+                self.dial_relayed(conn, candidate, now);
+                continue;
+            }
             let target = report::target_of(&candidate);
             self.dial(conn, Origin::Discovered(candidate), target);
         }
@@ -168,7 +176,7 @@ impl Router {
         now: Instant,
     ) {
         match origin {
-            Origin::Inbound => {}
+            Origin::Inbound | Origin::Relayed { .. } => {}
             Origin::Target(target) => {
                 if let Some(dial) = self.targets.dial(target) {
                     dial.failed(conn, ended, &mut self.rng, now);
@@ -190,7 +198,7 @@ impl Router {
         now: Instant,
     ) {
         match origin {
-            Origin::Inbound => {}
+            Origin::Inbound | Origin::Relayed { .. } => {}
             Origin::Target(target) => {
                 self.targets.leads_to(target, peer);
                 if let Some(dial) = self.targets.dial(target) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
 use weft_wire::control::{Refusal, RefusalReason};
+use weft_wire::relayed::Part;
 
 use crate::control::{ChannelError, Side};
 use crate::dial::Ended;
@@ -12,6 +13,7 @@ use crate::failures::Failure;
 use crate::link::{Link, Origin, Stage};
 use crate::{ConnId, Event};
 
+use super::admission::Before;
 use super::{LINGER, Lingering, Router};
 
 /// Why a connection ends.
@@ -34,7 +36,10 @@ impl Router {
             return;
         };
         if matches!(end, End::Broken(ChannelError::WrongPassword)) {
-            self.throttle.wrong_password(link.remote.ip(), now);
+            // Over others it is not the address that has tried one.
+            if !self.conns.relays.contains(conn) {
+                self.throttle.wrong_password(link.remote.ip(), now);
+            }
         }
         let mut ended = describe(&link, &end, self.config.identity.public(), now);
         if ended.reason == Some(RefusalReason::Limit) {
@@ -48,13 +53,15 @@ impl Router {
             End::Refuse(refusal) => self.farewell(conn, &mut link, refusal, place, now),
             End::Broken(error) => match error.refusal() {
                 Some(refusal) => self.farewell(conn, &mut link, refusal, place, now),
-                None => self.close(conn, place),
+                None => self.close(conn, place, now),
             },
             End::Refused(refusal) => {
-                self.note_refusal(link.remote, refusal, true);
-                self.close(conn, place);
+                if !is_attempt(&link) {
+                    self.note_refusal(link.remote, refusal, true);
+                }
+                self.close(conn, place, now);
             }
-            End::Closed(_) => self.close(conn, place),
+            End::Closed(_) => self.close(conn, place, now),
         }
     }
 
@@ -70,22 +77,25 @@ impl Router {
     }
 
     /// Closes those that were told why they end long enough ago, or all.
-    pub(super) fn close_lingering(&mut self, which: impl Fn(&Lingering) -> bool) {
+    pub(super) fn close_lingering(&mut self, which: impl Fn(&Lingering) -> bool, now: Instant) {
         let lingering = self.conns.lingering.iter();
         let due = lingering.filter(|(_, lingering)| which(lingering));
         let due: Vec<_> = due.map(|(conn, l)| (*conn, l.place)).collect();
         for (conn, place) in due {
             self.conns.lingering.remove(&conn);
-            self.close(conn, place);
+            self.close(conn, place, now);
         }
     }
 
     /// The last that is heard of a connection.
-    pub(super) fn close(&mut self, conn: ConnId, place: Option<IpAddr>) {
+    pub(super) fn close(&mut self, conn: ConnId, place: Option<IpAddr>, now: Instant) {
         if let Some(ip) = place {
             self.throttle.finish(ip);
         }
-        self.events.push_back(Event::Close { conn });
+        match self.conns.relays.remove(conn) {
+            Some(relay) => self.send_part(relay, Part::End, now),
+            None => self.events.push_back(Event::Close { conn }),
+        }
     }
 
     /// Says why, and leaves the other side some time to read it: closing at once, with bytes of it
@@ -100,8 +110,10 @@ impl Router {
     ) {
         link.channel.refuse(&refusal);
         let bytes = link.channel.take_output();
-        self.events.push_back(Event::Transmit { conn, bytes });
-        self.note_refusal(link.remote, refusal, false);
+        self.write(conn, bytes, now);
+        if !is_attempt(link) {
+            self.note_refusal(link.remote, refusal, false);
+        }
         let until = now + LINGER;
         self.conns
             .lingering
@@ -137,9 +149,9 @@ impl Router {
             {
                 self.conns.peers.remove(&peer);
                 match self.heir(conn, link) {
-                    Some(heir) => self.install(heir, up.synced, now),
+                    Some(heir) => self.install(heir, Before::of(up), now),
                     None => {
-                        self.disconnected(peer, ended, now);
+                        self.disconnected(peer, ended, up.announced, now);
                         self.fast_gone(peer, matches!(end, End::Closed(_)), now);
                     }
                 }
@@ -166,15 +178,17 @@ impl Router {
         self.waiting_for(conn).into_iter().find(same_run)
     }
 
-    fn disconnected(&mut self, peer: PeerName, ended: &Ended, now: Instant) {
+    fn disconnected(&mut self, peer: PeerName, ended: &Ended, announced: bool, now: Instant) {
         self.targets
             .peer_disconnected(peer, ended, &mut self.rng, now);
         self.discovery
             .peer_disconnected(peer, ended, &mut self.rng, now);
         let (why, reason) = (ended.why.clone(), ended.reason);
         self.choice.peers_changed(now);
-        let event = Event::Disconnected { peer, why, reason };
-        self.events.push_back(event);
+        if announced {
+            let event = Event::Disconnected { peer, why, reason };
+            self.events.push_back(event);
+        }
     }
 
     /// The peer of a connection that ended because there is another one: as somebody said, or while
@@ -237,6 +251,11 @@ fn describe(link: &Link, end: &End, our_key: &[u8; 32], now: Instant) -> Ended {
             Duration::ZERO
         },
     }
+}
+
+/// Over others, and no datagram has come through: nothing that anybody need hear of.
+fn is_attempt(link: &Link) -> bool {
+    link.up().is_some_and(|up| !up.announced)
 }
 
 fn in_our_words(refusal: &Refusal) -> String {

@@ -45,7 +45,9 @@ impl Router {
 
     /// What a peer's connection is like may have changed.
     pub(super) fn update_fast(&mut self, conn: ConnId, now: Instant) {
-        let Some(link) = self.conns.links.get(&conn) else {
+        let link = self.conns.links.get(&conn);
+        // A relayed one has no words for it.
+        let Some(link) = link.filter(|_| !self.conns.relays.contains(conn)) else {
             return;
         };
         let (Some(hello), Some(up)) = (&link.hello, link.up()) else {

@@ -18,7 +18,7 @@ use crate::path::Path;
 use crate::{ConnId, Event};
 
 use super::ending::End;
-use super::{Router, name_of};
+use super::{Router, name_of, through};
 
 impl Router {
     /// A message from the other side of a connection that is greeted.
@@ -36,6 +36,11 @@ impl Router {
             return;
         };
         match message {
+            Control::Gossip(_) | Control::Routed(_) | Control::Fast(_) | Control::Relayed(_)
+                if self.conns.relays.contains(conn) =>
+            {
+                self.not_due(conn, name_of(&message), now);
+            }
             Control::Hello(_) => self.not_due(conn, name_of(&message), now),
             Control::Refusal(refusal) => self.end(conn, End::Refused(refusal), now),
             Control::Heartbeat => {}
@@ -48,6 +53,7 @@ impl Router {
             Control::Gossip(bytes) => self.events.push_back(Event::Gossip { from: peer, bytes }),
             Control::Routed(routed) => self.take_routed(conn, routed, now),
             Control::Fast(word) => self.take_fast(peer, word, now),
+            Control::Relayed(relayed) => self.take_relayed(conn, relayed, now),
         }
     }
 
@@ -94,6 +100,7 @@ impl Router {
             self.events.push_back(Event::Remote { conn, peer, addr });
             self.on_path(conn, |path| path.begin(now));
         }
+        self.proven(conn, now);
         self.sign_of_life(conn, now);
         self.update_ready(conn, now);
         self.update_fast(conn, now);
@@ -162,6 +169,9 @@ impl Router {
                 if link.is_silent(now) {
                     let why = format!("nothing was heard over TCP for {} s", SILENCE.as_secs());
                     self.end(conn, End::Closed(why), now);
+                } else if Self::is_hopeless(up, now) {
+                    let refusal = through::in_vain(up.pulse.remote());
+                    self.end(conn, End::Refuse(refusal), now);
                 } else if up.pulse.is_dead(now) {
                     let text = format!("is UDP port {} open?", up.pulse.remote().port());
                     self.end(
@@ -204,9 +214,12 @@ impl Router {
         let mut probe = None;
         if let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) {
             let question = up.pulse.handle_timeout(now);
-            let question = question.map(|heartbeat| Event::SendHeartbeat { conn, heartbeat });
-            self.events.extend(question);
             let sight = up.sight();
+            if let Some(heartbeat) = question {
+                self.events
+                    .push_back(Event::SendHeartbeat { conn, heartbeat });
+                self.punch(conn, heartbeat);
+            }
             self.on_path(conn, |path| probe = path.handle_timeout(sight, now));
         }
         let probe = probe.map(|probe| Event::SendProbe { conn, probe });

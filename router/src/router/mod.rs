@@ -9,6 +9,7 @@
 //! * `ending.rs`: how a connection ends, and who is told.
 //! * `fast.rs`: the kernel carries the frames, where both ends trust what is between.
 //! * `relay.rs`: messages to peers further away.
+//! * `through.rs`: control connections that go over peers in between.
 //! * `report.rs`: what people see.
 //!
 //! Invariants, checked by `check` in tests: `peers` names exactly the connections that are `Up`, each
@@ -23,6 +24,7 @@ mod fast;
 mod life;
 mod relay;
 mod report;
+mod through;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use crate::failures::Failures;
 use crate::fast::{Fast, Support};
 use crate::link::{Link, Origin, Stage};
 use crate::mesh::Mesh;
+use crate::relays::Relays;
 use crate::routes::Routes;
 use crate::throttle::{NotNow, SILENCE, Throttle};
 use crate::topology::{LinkState, Topology};
@@ -78,6 +81,8 @@ pub struct Router {
     events: VecDeque<Event>,
     /// Another router with our name came first: until when we keep off the mesh, and why.
     stands_back: Option<(Instant, String)>,
+    /// Pieces of relayed connections that came too fast.
+    relayed_dropped: u64,
     /// What to publish of our connections may differ from what was published.
     links_changed: bool,
     /// [`Router::shutdown`] was called: nobody is dialled or let in any more.
@@ -93,6 +98,8 @@ struct Conns {
     links: BTreeMap<ConnId, Link>,
     /// The connection of each peer.
     peers: BTreeMap<PeerName, ConnId>,
+    /// Those of `links` and `lingering` whose bytes go over other peers.
+    relays: Relays,
     /// Told why they end; closed when the other side does so, or then.
     lingering: BTreeMap<ConnId, Lingering>,
     /// Released from waiting, with bytes to be read.
@@ -131,6 +138,7 @@ impl Router {
             fasts: BTreeMap::new(),
             events: VecDeque::new(),
             stands_back: None,
+            relayed_dropped: 0,
             links_changed: false,
             stopping: false,
             config,
@@ -178,7 +186,7 @@ impl Router {
     /// A control connection has ended, not by [`Event::Close`].
     pub fn handle_closed(&mut self, conn: ConnId, why: String, now: Instant) {
         if let Some(lingering) = self.conns.lingering.remove(&conn) {
-            self.close(conn, lingering.place);
+            self.close(conn, lingering.place, now);
         }
         self.end(conn, End::Closed(why), now);
         self.finish(now);
@@ -276,13 +284,13 @@ impl Router {
             let refusal = Refusal::new(RefusalReason::Stopping, "weft is being stopped there");
             self.end(conn, End::Refuse(refusal), now);
         }
-        self.close_lingering(|_| true);
+        self.close_lingering(|_| true, now);
         self.finish(now);
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.close_lingering(|lingering| lingering.until <= now);
+        self.close_lingering(|lingering| lingering.until <= now, now);
         let links = self.conns.links.iter();
         let due = links.filter(|(_, link)| link.poll_timeout().0 <= now);
         for conn in due.map(|(conn, _)| *conn).collect::<Vec<_>>() {
@@ -351,20 +359,24 @@ impl Router {
             .collect()
     }
 
-    /// Peers that have a connection with us, established or not: those to gossip with.
+    /// Peers that have a connection with us, established or not: those to gossip with. Relayed ones are
+    /// for frames only.
     pub fn connected(&self) -> Vec<PeerName> {
-        self.conns.peers.keys().copied().collect()
+        let peers = self.conns.peers.iter();
+        let direct = peers.filter(|(_, conn)| !self.conns.relays.contains(**conn));
+        direct.map(|(peer, _)| *peer).collect()
     }
 
-    /// What to publish of our connections.
+    /// What to publish of our connections: relayed ones are some only when frames may flow.
     pub fn own_links(&self) -> BTreeMap<PeerName, LinkState> {
         let state = |conn: &ConnId| LinkState {
             established: self.conns.links.get(conn).is_some_and(Link::is_established),
+            relayed: self.conns.relays.contains(*conn),
         };
-        self.conns
-            .peers
-            .iter()
-            .map(|(peer, conn)| (*peer, state(conn)))
+        let peers = self.conns.peers.iter();
+        let states = peers.map(|(peer, conn)| (*peer, state(conn)));
+        states
+            .filter(|(_, state)| state.established || !state.relayed)
             .collect()
     }
 
@@ -374,7 +386,7 @@ impl Router {
         let channel = Channel::new(side, self.credentials.clone(), seed);
         let link = Link::new(side, remote, origin, channel, now);
         self.conns.links.insert(conn, link);
-        self.transmit(conn);
+        self.transmit(conn, now);
     }
 
     /// Takes what a connection has received, one thing after the other.
@@ -389,7 +401,7 @@ impl Router {
                 Err(error) => self.end(conn, End::Broken(error), now),
             }
         }
-        self.transmit(conn);
+        self.transmit(conn, now);
         let link = self.conns.links.get_mut(&conn);
         if link.is_some_and(|link| link.has_heard(now)) {
             self.sign_of_life(conn, now);
@@ -426,7 +438,9 @@ impl Router {
         };
         if !std::mem::replace(&mut link.greeted, true) {
             let remote = link.remote.ip();
-            let hello = self.config.hello(remote);
+            let mut hello = self.config.hello(remote);
+            // Where frames will go is not known yet.
+            hello.trusts &= !self.conns.relays.contains(conn);
             self.send_control(conn, &Control::Hello(hello), now);
         }
     }
@@ -441,7 +455,7 @@ impl Router {
             return;
         };
         match link.send(message) {
-            Ok(()) => self.transmit(conn),
+            Ok(()) => self.transmit(conn, now),
             Err(_) => self.end(
                 conn,
                 End::Closed("its sealing key is used up".to_owned()),
@@ -450,14 +464,14 @@ impl Router {
         }
     }
 
-    fn transmit(&mut self, conn: ConnId) {
+    fn transmit(&mut self, conn: ConnId, now: Instant) {
         let bytes = self
             .conns
             .links
             .get_mut(&conn)
             .map(|link| link.channel.take_output());
         if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
-            self.events.push_back(Event::Transmit { conn, bytes });
+            self.write(conn, bytes, now);
         }
     }
 
@@ -481,6 +495,12 @@ impl Router {
 }
 
 impl Conns {
+    /// The connection with a peer, if it is not relayed.
+    fn direct(&self, peer: PeerName) -> Option<ConnId> {
+        let conn = self.peers.get(&peer).copied();
+        conn.filter(|conn| !self.relays.contains(*conn))
+    }
+
     fn next(&mut self) -> ConnId {
         self.last += 1;
         ConnId(self.last)
@@ -497,6 +517,7 @@ fn name_of(message: &Control) -> &'static str {
         Control::Gossip(_) => "gossip",
         Control::Routed(_) => "routed message",
         Control::Fast(_) => "word about the fast datapath",
+        Control::Relayed(_) => "relayed piece",
     }
 }
 

@@ -60,7 +60,7 @@ impl Router {
         if bytes.len() > MAX_BODY {
             return Err(SendError::TooLong(bytes.len()));
         }
-        let conn = self.conns.peers.get(&to).copied();
+        let conn = self.conns.direct(to);
         let conn = conn.ok_or(SendError::NoRoute(to))?;
         self.send_control(conn, &Control::Gossip(bytes), now);
         self.finish(now);
@@ -94,12 +94,10 @@ impl Router {
         }
     }
 
-    fn way_to(&self, to: PeerName) -> Option<ConnId> {
-        let peers = &self.conns.peers;
-        let direct = peers.get(&to);
-        direct
-            .or_else(|| peers.get(self.mesh.routes().control.get(&to)?))
-            .copied()
+    /// The connection control messages for this peer go over, never a relayed one.
+    pub(super) fn way_to(&self, to: PeerName) -> Option<ConnId> {
+        let direct = self.conns.direct(to);
+        direct.or_else(|| self.conns.direct(*self.mesh.routes().control.get(&to)?))
     }
 }
 

@@ -1,11 +1,12 @@
 //! What people see of the connections: those there are, those wished for, those that failed.
 
 use crate::connect::TargetStatus;
+use crate::control::Side;
 use crate::dial::Dial;
 use crate::discovery::Candidate;
 use crate::failures::Failure;
 use crate::link::{Link, Origin, Stage, Up};
-use crate::{Carriage, ConnectionState, ConnectionStatus, Target, TargetState};
+use crate::{Carriage, ConnId, ConnectionState, ConnectionStatus, Target, TargetState};
 
 use super::Router;
 
@@ -13,7 +14,11 @@ impl Router {
     /// Every connection that is there or being made, every target and discovered peer that failed, and
     /// inbound connections that failed in the last five minutes.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
-        let links = self.conns.links.values().map(|link| self.of_link(link));
+        let links = self
+            .conns
+            .links
+            .iter()
+            .map(|(conn, link)| self.of_link(*conn, link));
         let dials = self
             .conns
             .dials
@@ -21,7 +26,10 @@ impl Router {
             .filter_map(|origin| self.of_dial(origin));
         let targets = self.targets.statuses();
         let targets = targets.iter().filter_map(of_target);
-        let discovered = self.discovery.failing().filter_map(of_discovered);
+        // What is relayed goes on being dialled, and shows already.
+        let discovered = self.discovery.failing();
+        let discovered = discovered.filter(|(to, _)| !self.conns.peers.contains_key(&to.peer));
+        let discovered = discovered.filter_map(of_discovered);
         let failures = self.failures.iter().map(of_failure);
         links
             .chain(dials)
@@ -31,7 +39,7 @@ impl Router {
             .collect()
     }
 
-    fn of_link(&self, link: &Link) -> ConnectionStatus {
+    fn of_link(&self, conn: ConnId, link: &Link) -> ConnectionStatus {
         let state = match link.is_established() {
             true => ConnectionState::Established,
             false => ConnectionState::Pending,
@@ -40,7 +48,7 @@ impl Router {
         ConnectionStatus {
             remote: Some(link.remote),
             target: match &link.origin {
-                Origin::Inbound => None,
+                Origin::Inbound | Origin::Relayed { .. } => None,
                 Origin::Target(target) => Some(target.clone()),
                 Origin::Discovered(candidate) => Some(target_of(candidate)),
             },
@@ -58,15 +66,32 @@ impl Router {
                     "asking whether another connection of this peer lives".to_owned()
                 }
                 Stage::Standby { .. } => "the peer chooses between two connections".to_owned(),
-                Stage::Up(up) => waits_for(up),
+                Stage::Up(up) => self.over_others(conn, waits_for(up)),
             },
-            ..blank(link.origin != Origin::Inbound, state)
+            datagrams: up.and_then(|up| up.pulse.rtt().map(|_| up.pulse.remote())),
+            relayed: self.conns.relays.contains(conn),
+            ..blank(link.side == Side::Initiator, state)
+        }
+    }
+
+    /// Says of a relayed connection over whom it goes.
+    fn over_others(&self, conn: ConnId, waits_for: String) -> String {
+        if !self.conns.relays.contains(conn) {
+            return waits_for;
+        }
+        let via = match self.relayed_via(conn) {
+            Some((_, nickname)) => format!("control over {nickname}"),
+            None => "no way for control".to_owned(),
+        };
+        match waits_for.is_empty() {
+            true => via,
+            false => format!("{waits_for}; {via}"),
         }
     }
 
     fn of_dial(&self, origin: &Origin) -> Option<ConnectionStatus> {
         let (target, error) = match origin {
-            Origin::Inbound => return None,
+            Origin::Inbound | Origin::Relayed { .. } => return None,
             Origin::Target(target) => {
                 let targets = self.targets.statuses().into_iter();
                 let error = targets
@@ -136,6 +161,7 @@ fn of_discovered((candidate, dial): (Candidate, &Dial)) -> Option<ConnectionStat
     Some(ConnectionStatus {
         target: Some(target_of(&candidate)),
         info: dial.error()?.to_owned(),
+        relayed: candidate.relayed,
         retry_at: Some(dial.due_at()?),
         ..blank(true, ConnectionState::Failed)
     })
@@ -168,6 +194,8 @@ fn blank(outbound: bool, state: ConnectionState) -> ConnectionStatus {
         rtt: None,
         mtu: None,
         carriage: Carriage::Sealed(None),
+        datagrams: None,
+        relayed: false,
         info: String::new(),
         retry_at: None,
     }

@@ -8,7 +8,7 @@
 //! each direction of a session has a key of its own. Nothing here allocates or remembers anything:
 //! counters are [`super::SendSession`]'s affair, replays [`super::ReplayWindow`]'s.
 //!
-//! A key is wiped when it is dropped. The cipher is ring's, for its speed (`docs/decisions/0012`).
+//! A key is wiped when it is dropped. The cipher is ring's, for its speed (`docs/decisions/0014`).
 
 use std::hint::black_box;
 

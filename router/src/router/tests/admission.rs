@@ -516,6 +516,7 @@ fn an_address_that_leads_to_another_peer_is_no_dead_end() {
     let (one, two) = (net.nodes[1].addr, net.nodes[2].addr);
     let info = PeerInfo {
         addresses: vec![one, two],
+        datagrams: Vec::new(),
     };
     for connected in [false, true] {
         // First the wrong address makes a connection, then it finds one that is there.

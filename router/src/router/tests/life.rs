@@ -326,7 +326,10 @@ fn a_message_does_not_go_round_for_ever_when_views_differ() {
     let lost = net.nodes[2].router.config.uid;
     let a = net.nodes[0].name;
     let all = |names: [_; 2]| {
-        let state = crate::topology::LinkState { established: true };
+        let state = crate::topology::LinkState {
+            established: true,
+            relayed: false,
+        };
         names.into_iter().map(|name| (name, state)).collect()
     };
     net.nodes[1].router.handle_links(c, lost, all([a, b]), now);

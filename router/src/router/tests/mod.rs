@@ -5,6 +5,7 @@ mod fast;
 mod life;
 mod net;
 mod strangers;
+mod through;
 
 use super::*;
 use crate::link::Up;

@@ -31,6 +31,12 @@ pub(super) struct Net {
     pub(super) cut: BTreeSet<(usize, usize)>,
     /// Nodes that no datagram reaches.
     pub(super) udp_shut: BTreeSet<usize>,
+    /// Nodes that nobody can dial, and that datagrams reach only from where they have sent some to.
+    pub(super) natted: BTreeSet<usize>,
+    /// From whom to whom no datagram gets through.
+    pub(super) deaf: BTreeSet<(usize, usize)>,
+    /// Who has sent datagrams to whom.
+    pub(super) holes: BTreeSet<(usize, usize)>,
     /// The longest datagram that gets through.
     pub(super) carries: u16,
     /// Nodes to whose VXLAN nothing gets through.
@@ -123,6 +129,9 @@ impl Net {
             sent: 0,
             cut: BTreeSet::new(),
             udp_shut: BTreeSet::new(),
+            natted: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            holes: BTreeSet::new(),
             carries: 1472,
             vxlan_shut: BTreeSet::new(),
             sync: true,
@@ -288,6 +297,7 @@ impl Net {
             for (name, addr) in &all {
                 let info = crate::PeerInfo {
                     addresses: vec![*addr],
+                    datagrams: Vec::new(),
                 };
                 self.nodes[n].router.handle_peer_info(*name, info, self.now);
             }
@@ -437,6 +447,11 @@ impl Net {
             Event::SendHeartbeat { conn, heartbeat } => {
                 self.ask(n, conn, Asked::Heartbeat(heartbeat))
             }
+            Event::Punch {
+                conn,
+                to,
+                heartbeat,
+            } => self.ask_at(n, conn, to, Asked::Heartbeat(heartbeat)),
             Event::SendProbe { conn, probe } => self.ask(n, conn, Asked::Probe(probe)),
             Event::Limit { .. } => {}
             Event::Uninstall { conn } => {
@@ -470,7 +485,9 @@ impl Net {
         let to = named
             .filter(|m| *m < self.nodes.len())
             .or_else(|| self.nodes.iter().position(at));
-        let Some(to) = to.filter(|to| !self.is_cut(n, *to) && self.nodes[*to].alive) else {
+        let open =
+            |to: &usize| !self.is_cut(n, *to) && !self.natted.contains(to) && self.nodes[*to].alive;
+        let Some(to) = to.filter(open) else {
             return self.deliver(
                 n,
                 Delivery::DialFailed(conn, format!("no answer from {target}")),
@@ -497,8 +514,14 @@ impl Net {
 
     fn ask(&mut self, n: usize, conn: ConnId, asked: Asked) {
         let sending = self.nodes[n].sending.get(&conn);
-        let (key, remote) = sending.expect("a question before a key").clone();
-        self.send_datagram(n, key, remote, asked);
+        let (_, remote) = sending.expect("a question before a key");
+        self.ask_at(n, conn, *remote, asked);
+    }
+
+    fn ask_at(&mut self, n: usize, conn: ConnId, to: SocketAddr, asked: Asked) {
+        let sending = self.nodes[n].sending.get(&conn);
+        let (key, _) = sending.expect("a question before a key").clone();
+        self.send_datagram(n, key, to, asked);
     }
 
     fn send_datagram(&mut self, n: usize, key: SessionKey, remote: SocketAddr, asked: Asked) {
@@ -511,6 +534,13 @@ impl Net {
         let open = |to: &usize| fits && !self.is_cut(n, *to) && !self.udp_shut.contains(to);
         if let Some(to) = to.filter(open) {
             let from = self.nodes[n].udp_from;
+            self.holes.insert((n, to));
+            if self.deaf.contains(&(n, to)) {
+                return;
+            }
+            if self.natted.contains(&to) && !self.holes.contains(&(to, n)) {
+                return;
+            }
             self.deliver(to, Delivery::Datagram(key, from, asked));
         }
     }
