@@ -308,6 +308,10 @@ impl Router {
         self.conns.peers.insert(peer, conn);
         self.targets.peer_connected(peer, conn);
         self.discovery.peer_connected(peer, conn);
+        if announced && self.conns.relays.contains(conn) {
+            // It takes over from another one that was relayed.
+            self.discovery.relayed(peer, &mut self.rng, now);
+        }
         self.failures.connected(peer, remote);
         if announced {
             self.events

@@ -7,6 +7,7 @@ use weft_wire::control::Control;
 use weft_wire::relayed::{Part, Relayed};
 
 use super::net::{Net, config};
+use crate::discovery::Candidate;
 use crate::link::Origin;
 use crate::{ConnectionState, Event, PeerInfo};
 
@@ -98,6 +99,36 @@ fn a_connection_that_is_not_relayed_takes_the_place_of_an_attempt() {
     }
     net.natted.clear();
     net.deaf.clear();
+    net.run(Duration::from_secs(180));
+    for (here, there) in [(1, 2), (2, 1)] {
+        let link = net.nodes[here].router.own_links()[&net.nodes[there].name];
+        assert!(link.established && !link.relayed);
+    }
+}
+
+#[test]
+fn one_that_took_over_from_another_that_is_relayed_is_not_the_last_word() {
+    let mut net = behind_nats();
+    net.run(Duration::from_secs(30));
+    for (here, there) in [(1, 2), (2, 1)] {
+        let peer = net.nodes[there].name;
+        assert!(net.nodes[here].router.own_links()[&peer].relayed);
+        let before = net.nodes[here].router.conns.peers[&peer];
+        let again = Candidate {
+            peer,
+            address: net.nodes[there].udp_from,
+            relayed: true,
+        };
+        let now = net.now;
+        let router = &mut net.nodes[here].router;
+        let conn = router.conns.next();
+        router.dial_relayed(conn, again, now);
+        net.run(Duration::from_secs(5));
+        let after = net.nodes[here].router.conns.peers[&peer];
+        assert!(net.nodes[here].router.own_links()[&peer].relayed);
+        println!("n{here}: {before:?} then {after:?}");
+    }
+    net.natted.clear();
     net.run(Duration::from_secs(180));
     for (here, there) in [(1, 2), (2, 1)] {
         let link = net.nodes[here].router.own_links()[&net.nodes[there].name];
