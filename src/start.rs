@@ -7,14 +7,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weft_cli::LaunchArgs;
 use weft_cli::launch::Password;
 use weft_dns::NameTable;
@@ -38,6 +38,8 @@ use crate::{http, plugin, proxy, streams};
 
 /// Inputs that may wait for the node; a sender waits when there are more.
 const MAX_INPUTS: usize = 1024;
+/// How long after the start nothing of it goes on any more.
+const STARTED: Duration = Duration::from_secs(10);
 
 /// Another router runs here.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +138,7 @@ async fn start(
     start_plugin(args, socket);
     proxy::keep_running(socket, &args.host);
     info!(name = %config.name, nickname = %config.nickname, port = config.mesh.port, "weft {} is up", config.version);
+    tokio::spawn(shed_starting_weight());
     let sources = Sources { inputs, reports };
     let node = Node::new(Parts {
         config,
@@ -347,6 +350,14 @@ fn start_plugin(args: &LaunchArgs, socket: &Path) {
         plugin::keep_running(socket, plugin, args.log_level);
     } else {
         info!("no Docker on this host: its network plugin is not started; `weft plugin` does it");
+    }
+}
+
+/// Gives back what of the program only starting has used, once all that begins with it has begun.
+async fn shed_starting_weight() {
+    tokio::time::sleep(STARTED).await;
+    if let Err(error) = weft_net::program::give_back() {
+        debug!(%error, "the program's pages stay in memory");
     }
 }
 

@@ -32,6 +32,7 @@ mod netlink;
 pub mod netns;
 mod nft;
 pub mod packet;
+pub mod program;
 pub mod sandbox;
 pub mod tap;
 pub mod taps;
