@@ -6,6 +6,7 @@ use weft_wire::PeerName;
 use weft_wire::control::Control;
 use weft_wire::relayed::{Part, Relayed};
 
+use super::super::ending::End;
 use super::net::{Net, config};
 use crate::discovery::Candidate;
 use crate::link::Origin;
@@ -110,25 +111,33 @@ fn a_connection_that_is_not_relayed_takes_the_place_of_an_attempt() {
 fn one_that_took_over_from_another_that_is_relayed_is_not_the_last_word() {
     let mut net = behind_nats();
     net.run(Duration::from_secs(30));
-    for (here, there) in [(1, 2), (2, 1)] {
-        let peer = net.nodes[there].name;
-        assert!(net.nodes[here].router.own_links()[&peer].relayed);
-        let before = net.nodes[here].router.conns.peers[&peer];
-        let again = Candidate {
-            peer,
-            address: net.nodes[there].udp_from,
-            relayed: true,
-        };
-        let now = net.now;
-        let router = &mut net.nodes[here].router;
-        let conn = router.conns.next();
-        router.dial_relayed(conn, again, now);
-        net.run(Duration::from_secs(5));
-        let after = net.nodes[here].router.conns.peers[&peer];
-        assert!(net.nodes[here].router.own_links()[&peer].relayed);
-        println!("n{here}: {before:?} then {after:?}");
-    }
-    net.natted.clear();
+    let (heir, dialler) = (net.nodes[1].name, net.nodes[2].name);
+    let first = net.nodes[2].router.conns.peers[&heir];
+    let again = Candidate {
+        peer: heir,
+        address: net.nodes[1].udp_from,
+        relayed: true,
+    };
+    let now = net.now;
+    let router = &mut net.nodes[2].router;
+    let conn = router.conns.next();
+    router.dial_relayed(conn, again, now);
+    // While the new one waits for the first to show that it lives, that one ends.
+    net.deaf.extend([(1, 2), (2, 1)]);
+    net.run(Duration::from_millis(500));
+    net.deaf.clear();
+    let now = net.now;
+    let router = &mut net.nodes[2].router;
+    router.end(first, End::Closed("as a test".to_owned()), now);
+    router.finish(now);
+    net.work(2);
+    net.run(Duration::from_secs(5));
+    let lost =
+        |event: &Event| matches!(event, Event::Disconnected { peer, .. } if *peer == dialler);
+    assert_eq!(net.count(1, lost), 0);
+    assert!(net.nodes[1].router.own_links()[&dialler].relayed);
+    // Now the dialler can be dialled, and nobody but who took the new one over can do it.
+    net.natted.remove(&2);
     net.run(Duration::from_secs(180));
     for (here, there) in [(1, 2), (2, 1)] {
         let link = net.nodes[here].router.own_links()[&net.nodes[there].name];
