@@ -308,14 +308,9 @@ impl Router {
         self.conns.peers.insert(peer, conn);
         self.targets.peer_connected(peer, conn);
         self.discovery.peer_connected(peer, conn);
-        if announced && self.conns.relays.contains(conn) {
-            // It takes over from another one that was relayed.
-            self.discovery.relayed(peer, &mut self.rng, now);
-        }
         self.failures.connected(peer, remote);
         if announced {
-            self.events
-                .push_back(Event::Connected { peer, conn, hello });
+            self.announce(conn, hello, now);
         }
         self.conns.released.push(conn);
         self.links_changed = true;

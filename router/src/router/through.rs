@@ -224,11 +224,19 @@ impl Router {
             && up.pulse.is_alive()
         {
             up.announced = true;
-            let peer = hello.name;
-            self.discovery.relayed(peer, &mut self.rng, now);
-            self.events
-                .push_back(Event::Connected { peer, conn, hello });
+            self.announce(conn, hello, now);
         }
+    }
+
+    /// The connection is one that others may hear of. One that is relayed, be it in place of another, is not
+    /// the last word.
+    pub(super) fn announce(&mut self, conn: ConnId, hello: Hello, now: Instant) {
+        let peer = hello.name;
+        if self.conns.relays.contains(conn) {
+            self.discovery.relayed(peer, &mut self.rng, now);
+        }
+        self.events
+            .push_back(Event::Connected { peer, conn, hello });
     }
 
     /// An attempt has taken so long that no datagram will come through.
