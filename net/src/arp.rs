@@ -5,7 +5,7 @@
 //! set, be it to what it was. A packet socket could say the same, but closing one waits until every
 //! processor has been through the scheduler, some 15 ms in which a container does not start.
 
-use rtnetlink::packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
+use rtnetlink::packet_route::link::InetDevConf;
 use weft_wire::MacAddr;
 
 use crate::{Netlink, NetlinkError};
@@ -20,10 +20,7 @@ impl Netlink {
         let action = || format!("announce the addresses of {name}");
         let mut conf = InetDevConf::default();
         conf.arp_notify = 1;
-        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
-        let attribute = LinkAttribute::AfSpecUnspec(vec![inet]);
-        let notify = self.change(name).await?.append_extra_attribute(attribute);
-        self.apply(notify, action).await?;
+        self.set_ipv4(name, conf, action).await?;
         let again = self.change(name).await?.address(mac.to_bytes().to_vec());
         self.apply(again, action).await
     }

@@ -191,13 +191,23 @@ impl Netlink {
     pub(crate) async fn keep_secondary_addresses(&self, name: &str) -> Result<(), NetlinkError> {
         let mut conf = InetDevConf::default();
         conf.promote_secondaries = 1;
-        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
-        let attribute = LinkAttribute::AfSpecUnspec(vec![inet]);
-        let change = self.change(name).await?.append_extra_attribute(attribute);
-        self.apply(change, || {
+        self.set_ipv4(name, conf, || {
             format!("make the addresses of {name} independent")
         })
         .await
+    }
+
+    /// Sets what of `conf` is not 0 for IPv4 on a link.
+    pub(crate) async fn set_ipv4(
+        &self,
+        name: &str,
+        conf: InetDevConf,
+        action: impl FnOnce() -> String,
+    ) -> Result<(), NetlinkError> {
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![inet]);
+        let change = self.change(name).await?.append_extra_attribute(attribute);
+        self.apply(change, action).await
     }
 
     /// The number of a link.
