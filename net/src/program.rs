@@ -40,10 +40,8 @@ fn unwritten(maps: &str, program: &Path) -> Vec<Range<usize>> {
         let Some((range, rest)) = line.split_once(' ') else {
             continue;
         };
-        let is_program = rest.split_once('/').is_some_and(|(_, path)| {
-            let path = Path::new("/").join(path);
-            path == program
-        });
+        let path = rest.find('/').and_then(|at| rest.get(at..));
+        let is_program = path.is_some_and(|path| Path::new(path) == program);
         let bounds = range.split_once('-').and_then(|(start, end)| {
             let bound = |hex| usize::from_str_radix(hex, 16).ok();
             Some(bound(start)?..bound(end)?)
