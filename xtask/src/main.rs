@@ -52,9 +52,7 @@ fn main() -> ExitCode {
         ["docker"] => docker(""),
         ["docker", name] => docker(name),
         ["sim", more @ ..] => sim(more),
-        ["chaos", more @ ..] => {
-            in_namespaces("test --workspace --quiet --locked --test chaos --", more)
-        }
+        ["chaos", more @ ..] => chaos(more),
         ["scale"] => scale(SIZES),
         ["scale", "--peers", sizes] => scale(sizes),
         ["docker-bench"] => docker_bench(),
@@ -107,13 +105,10 @@ fn built(what: &str) -> Result<String, String> {
     Ok(folder.join(what).display().to_string())
 }
 
-/// `tests/chaos.rs` and `tests/scale.rs`: real routers in namespaces of their own.
-fn in_namespaces(args: &str, more: &[&str]) -> Result<(), String> {
-    if !is_root() {
-        return Err("its hosts are network namespaces: run it as root".into());
-    }
-    install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
-    let mut step = cargo("namespaces", args);
+/// Faults in real namespaces, see `tests/chaos.rs`.
+fn chaos(more: &[&str]) -> Result<(), String> {
+    needs_namespaces()?;
+    let mut step = cargo("chaos", "test --workspace --quiet --locked --test chaos --");
     step.command
         .extend(more.iter().map(|word| (*word).to_owned()));
     to_the_end(&step)
@@ -133,10 +128,7 @@ fn scale(sizes: &str) -> Result<(), String> {
     let simulated = [&[sim.as_str(), "scale"], sizes.as_slice()].concat();
     let mut outcomes = vec![checks("simulated", &simulated)];
     if !real.is_empty() {
-        if !is_root() {
-            return Err("real routers are in network namespaces: run it as root".into());
-        }
-        install_packages(&[("nft", "nftables"), ("ip", "iproute2")])?;
+        needs_namespaces()?;
         let cargo = "cargo test --workspace --release --quiet --locked --test scale --";
         let words: Vec<&str> = cargo.split(' ').chain(real.iter().copied()).collect();
         outcomes.push(checks("with real routers", &words));
@@ -202,6 +194,14 @@ fn docker_bench() -> Result<(), String> {
     let args =
         "test --workspace --release --locked --test docker -- --ignored --nocapture overhead";
     run(cargo("docker run", args))
+}
+
+/// What tests with real routers in namespaces need.
+fn needs_namespaces() -> Result<(), String> {
+    if !is_root() {
+        return Err("its hosts are network namespaces: run it as root".into());
+    }
+    install_packages(&[("nft", "nftables"), ("ip", "iproute2")])
 }
 
 fn needs_docker() -> Result<(), String> {
