@@ -20,6 +20,8 @@
     reason = "all of this is test; of what the namespace tests share some is not used here"
 )]
 
+#[path = "cluster/bounds.rs"]
+mod bounds;
 #[path = "netns/frames.rs"]
 mod frames;
 #[path = "netns/helper.rs"]
@@ -33,6 +35,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use bounds::broken;
 use support::{Lab, ensure, eventually};
 
 /// How long nothing happens while it is measured.
@@ -189,22 +192,13 @@ impl Row {
             ("s until a router is known", newcomer, SOON),
             ("MB of memory", self.memory, MOST_MEMORY),
         ];
-        let over = bounds.into_iter().filter(|(_, value, most)| value >= most);
-        let over = over.map(|(what, value, most)| {
-            format!(
-                "{} routers: {value:.1} {what}, not below {most:.0}",
-                self.peers
-            )
-        });
         let counts: [_; COUNTS] = [
             ("packets at rest", self.rest.packets),
             ("gossip at rest", self.rest.gossip),
             ("gossip under churn", self.churn.gossip),
             ("memory", self.memory),
         ];
-        let none = counts.into_iter().filter(|(_, count)| *count <= 0.0);
-        let none = none.map(|(what, _)| format!("{} routers: no {what}", self.peers));
-        over.chain(none).collect()
+        broken("routers", self.peers.into(), &bounds, &counts)
     }
 }
 

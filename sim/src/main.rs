@@ -18,6 +18,8 @@
     reason = "these are the modules of a test; some of it serves the single stories, which are not here"
 )]
 
+#[path = "../../tests/cluster/bounds.rs"]
+mod bounds;
 #[path = "../../tests/cluster/broken.rs"]
 mod broken;
 #[path = "../../tests/cluster/chaos.rs"]

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use weft_dns::Name;
 use weft_ipam::ContainerId;
 
+use crate::bounds::broken;
 use crate::model::domain;
 use crate::peer::Settings;
 use crate::underlay::Carried;
@@ -144,22 +145,13 @@ impl Row {
             ),
             ("MB per peer", self.memory, MOST_MEMORY),
         ];
-        let over = bounds.into_iter().filter(|(_, value, most)| value >= most);
-        let over = over.map(|(what, value, most)| {
-            format!(
-                "{} peers: {value:.1} {what}, not below {most:.0}",
-                self.peers
-            )
-        });
         let counts: [_; COUNTS] = [
             ("messages at rest", self.rest.messages),
             ("gossip at rest", self.rest.gossip),
             ("gossip under churn", self.churn.gossip),
             ("peers that went", self.went as f64),
         ];
-        let none = counts.into_iter().filter(|(_, count)| *count == 0.0);
-        let none = none.map(|(what, _)| format!("{} peers: no {what}", self.peers));
-        over.chain(none).collect()
+        broken("peers", self.peers, &bounds, &counts)
     }
 
     pub(crate) fn print(&self) {
