@@ -35,6 +35,7 @@ const MANY: usize = 64;
 pub const TICK: Duration = Duration::from_secs(1);
 /// In so many ticks it is each neighbour's turn.
 const ROUND: usize = 5;
+
 /// What gossip wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -6,6 +6,7 @@
 //! Invariant: a peer is in `seen` if and only if its link is in `said`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use weft_wire::PeerName;
 
@@ -63,6 +64,22 @@ impl Links {
     pub fn with(&self, peer: PeerName) -> impl Iterator<Item = &Link> {
         let by = self.seen.get(&peer).into_iter().flatten();
         by.filter_map(move |by| self.said.get(by)?.get(&peer))
+    }
+
+    /// Where others have dialled `peer`, or were told it can be. Nobody can dial what is relayed.
+    pub fn dialled(&self, peer: PeerName) -> impl Iterator<Item = SocketAddr> {
+        let dialled = self.with(peer).filter(|link| !link.relayed);
+        dialled.map(|link| link.address)
+    }
+
+    /// Where others see the datagrams of `peer` come from, in order.
+    pub fn datagrams(&self, peer: PeerName) -> Vec<SocketAddr> {
+        let seen = self.with(peer).filter_map(|link| match link.relayed {
+            true => Some(link.address),
+            false => link.datagrams,
+        });
+        let seen: BTreeSet<_> = seen.collect();
+        seen.into_iter().collect()
     }
 }
 

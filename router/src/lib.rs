@@ -62,5 +62,5 @@ pub use event::{ConnId, Event, FastEvent};
 pub use fast::{Carriage, Carrier};
 pub use identity::{Identity, IdentityError, Psk, PskError};
 pub use router::{PeerInfo, Router, SendError};
-pub use status::{ConnectionState, ConnectionStatus};
+pub use status::{ConnectionState, ConnectionStatus, OwnLink};
 pub use subnet::{ParseSubnetError, Subnet};

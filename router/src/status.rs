@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use weft_wire::control::Suite;
 use weft_wire::{Nickname, PeerName};
 
+use crate::topology::LinkState;
 use crate::{Carriage, Target};
 
 /// How far a connection is.
@@ -64,4 +65,17 @@ impl ConnectionStatus {
             (None, None) => String::new(),
         }
     }
+}
+
+/// A connection of ours as others should hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnLink {
+    /// What routes are worked out from.
+    pub state: LinkState,
+    /// Whether we dialled.
+    pub outbound: bool,
+    /// Where the peer can be dialled; of one that is relayed, which nobody has dialled, where it is.
+    pub address: SocketAddr,
+    /// Where the peer's datagrams come from, if that is another address.
+    pub datagrams: Option<SocketAddr>,
 }

@@ -3,14 +3,13 @@
 //!
 //! Gossip brings many entries of one peer at once; the router is told of each peer once for all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tracing::warn;
 use weft_gossip::{Entry, Link, Topic};
 use weft_router::topology::{LinkState, MAX_PEERS};
-use weft_router::{PeerInfo, nearness};
+use weft_router::{OwnLink, PeerInfo, nearness};
 use weft_wire::PeerName;
 
 use super::Node;
@@ -32,35 +31,11 @@ impl Node {
         }
     }
 
-    /// Our connections as others should see them: whether frames flow, and where the peer can be
-    /// dialled, which for one that dialled us is the port it said it listens on.
+    /// Our connections as others should see them.
     fn own_links(&self) -> BTreeMap<PeerName, Link> {
-        let states = self.router.own_links();
-        let connections = self.router.connections().into_iter();
-        connections
-            .filter_map(|c| {
-                let (peer, remote) = (c.peer?.0, c.remote?);
-                let state = states.get(&peer)?;
-                let address = if state.relayed {
-                    // Nobody has dialled it; this is where it is.
-                    c.datagrams?
-                } else if c.outbound {
-                    remote
-                } else {
-                    SocketAddr::new(remote.ip(), *self.mesh.ports.get(&peer)?)
-                };
-                Some((
-                    peer,
-                    Link {
-                        established: state.established,
-                        outbound: c.outbound,
-                        address,
-                        datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
-                        relayed: state.relayed,
-                    },
-                ))
-            })
-            .collect()
+        let listens = |peer| self.mesh.ports.get(&peer).copied();
+        let links = self.router.published_links(listens).into_iter();
+        links.map(|(peer, link)| (peer, as_said(link))).collect()
     }
 
     /// Tells the router what is new of connections and addresses, once for all that gossip brought;
@@ -106,24 +81,26 @@ impl Node {
             return;
         }
         let advertised = self.mesh.info.get(&peer).map(|info| &info.addresses);
-        let links: Vec<_> = self.mesh.links.with(peer).collect();
-        // Nobody can dial what is relayed.
-        let seen = links.iter().filter(|link| !link.relayed);
-        let seen = seen.map(|link| link.address);
         let addresses = nearness::in_order(
             advertised.map_or(&[], Vec::as_slice),
-            seen,
+            self.mesh.links.dialled(peer),
             &self.mesh.subnets,
         );
-        let datagrams = links.iter().filter_map(|link| match link.relayed {
-            true => Some(link.address),
-            false => link.datagrams,
-        });
-        let datagrams: BTreeSet<_> = datagrams.collect();
+        let datagrams = self.mesh.links.datagrams(peer);
         let info = PeerInfo {
             addresses,
-            datagrams: datagrams.into_iter().collect(),
+            datagrams,
         };
         self.router.handle_peer_info(peer, info, now);
+    }
+}
+
+const fn as_said(link: OwnLink) -> Link {
+    Link {
+        established: link.state.established,
+        outbound: link.outbound,
+        address: link.address,
+        datagrams: link.datagrams,
+        relayed: link.state.relayed,
     }
 }

@@ -4,7 +4,7 @@
 //! between any two.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use weft_dns::{Filter, Name, Record};
 use weft_gossip::{Change, Entry, Event as GossipEvent, Link, SILENCE, Topic};
@@ -12,7 +12,7 @@ use weft_ipam::{ContainerId, Event as IpamEvent};
 use weft_router::macs::{Kind, Location};
 use weft_router::session::{RecvSession, SendSession};
 use weft_router::topology::LinkState;
-use weft_router::{Carrier, Event, FastEvent, PeerInfo};
+use weft_router::{Carrier, Event, FastEvent, OwnLink, PeerInfo};
 use weft_wire::PeerName;
 
 use crate::broken::Broken;
@@ -444,13 +444,10 @@ impl World {
             return;
         }
         let up = self.up(n);
-        let said = up.links.with(peer);
-        let (relayed, dialled): (Vec<&Link>, Vec<_>) = said.partition(|link| link.relayed);
-        let seen = dialled.iter().filter_map(|link| link.datagrams);
-        let seen = seen.chain(relayed.iter().map(|link| link.address));
+        let dialled: BTreeSet<_> = up.links.dialled(peer).collect();
         let info = PeerInfo {
-            addresses: in_order(dialled.iter().map(|link| link.address)),
-            datagrams: in_order(seen),
+            addresses: dialled.into_iter().collect(),
+            datagrams: up.links.datagrams(peer),
         };
         up.router.handle_peer_info(peer, info, now);
     }
@@ -488,32 +485,17 @@ impl World {
     }
 }
 
-fn in_order(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    addresses.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
 fn own_links(up: &Up) -> BTreeMap<PeerName, Link> {
-    let states = up.router.own_links();
-    let connections = up.router.connections().into_iter();
-    connections
-        .filter_map(|c| {
-            let (peer, remote) = (c.peer?.0, c.remote?);
-            let state = states.get(&peer)?;
-            let address = if state.relayed {
-                c.datagrams?
-            } else if c.outbound {
-                remote
-            } else {
-                SocketAddr::new(remote.ip(), *up.ports.get(&peer)?)
-            };
-            let link = Link {
-                established: state.established,
-                outbound: c.outbound,
-                address,
-                datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
-                relayed: state.relayed,
-            };
-            Some((peer, link))
-        })
-        .collect()
+    let links = up
+        .router
+        .published_links(|peer| up.ports.get(&peer).copied());
+    let as_said = |link: OwnLink| Link {
+        established: link.state.established,
+        outbound: link.outbound,
+        address: link.address,
+        datagrams: link.datagrams,
+        relayed: link.state.relayed,
+    };
+    let links = links.into_iter();
+    links.map(|(peer, link)| (peer, as_said(link))).collect()
 }

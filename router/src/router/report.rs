@@ -1,12 +1,17 @@
 //! What people see of the connections: those there are, those wished for, those that failed.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use weft_wire::PeerName;
+
 use crate::connect::TargetStatus;
 use crate::control::Side;
 use crate::dial::Dial;
 use crate::discovery::Candidate;
 use crate::failures::Failure;
 use crate::link::{Link, Origin, Stage, Up};
-use crate::{Carriage, ConnId, ConnectionState, ConnectionStatus, Target, TargetState};
+use crate::{Carriage, ConnId, ConnectionState, ConnectionStatus, OwnLink, Target, TargetState};
 
 use super::Router;
 
@@ -37,6 +42,34 @@ impl Router {
             .chain(discovered)
             .chain(failures)
             .collect()
+    }
+
+    /// What to publish of our connections. A peer that dialled us can be dialled at the port it says it
+    /// listens on, which `listens` knows.
+    pub fn published_links(
+        &self,
+        listens: impl Fn(PeerName) -> Option<u16>,
+    ) -> BTreeMap<PeerName, OwnLink> {
+        let states = self.own_links();
+        let published = self.connections().into_iter().filter_map(|c| {
+            let (peer, remote) = (c.peer?.0, c.remote?);
+            let state = *states.get(&peer)?;
+            let address = if state.relayed {
+                c.datagrams?
+            } else if c.outbound {
+                remote
+            } else {
+                SocketAddr::new(remote.ip(), listens(peer)?)
+            };
+            let link = OwnLink {
+                state,
+                outbound: c.outbound,
+                address,
+                datagrams: c.datagrams.filter(|datagrams| *datagrams != address),
+            };
+            Some((peer, link))
+        });
+        published.collect()
     }
 
     fn of_link(&self, conn: ConnId, link: &Link) -> ConnectionStatus {
