@@ -32,6 +32,7 @@ mod netlink;
 pub mod netns;
 mod nft;
 pub mod packet;
+pub mod priority;
 pub mod program;
 pub mod sandbox;
 pub mod tap;

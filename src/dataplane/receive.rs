@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 use weft_net::datagrams::recv_train;
+use weft_net::priority;
 use weft_net::tap::Tap;
 use weft_router::ConnId;
 use weft_router::drop_reason::DropReason;
@@ -52,6 +53,10 @@ struct Whole<'a> {
 }
 
 pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
+    // Not the capturing loop: what a sender gets written before it is stopped goes in one train.
+    if let Err(error) = priority::go_first() {
+        tracing::debug!(%error, "the receiving loop takes its turn with everybody else");
+    }
     let mut buffer = vec![0; BUFFER];
     let mut forwarding = arc_swap::Cache::new(&shared.forwarding);
     let mut this = Loop {
