@@ -226,6 +226,8 @@ pub struct Network {
     pub bridge: String,
     /// MTU of every interface on it, in bytes.
     pub mtu: u16,
+    /// Whether the kernel may carry its frames to other hosts (the fast datapath).
+    pub fast: bool,
     /// Where containers reach the resolver; none if DNS is off.
     pub dns: Option<Ipv4Addr>,
     /// The domain names are in, with its trailing dot; none if DNS is off.

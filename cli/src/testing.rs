@@ -80,6 +80,7 @@ pub(crate) fn fresh() -> Report {
             number: 0,
             bridge: "weft".to_owned(),
             mtu: 1376,
+            fast: false,
             dns: None,
             domain: None,
             default_subnet: None,

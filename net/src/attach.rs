@@ -52,6 +52,9 @@ pub struct AttachSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// The network's MTU in bytes.
     pub mtu: u32,
+    /// Whether its super-frames are no longer than what the router sends in one train: that spares a second,
+    /// short train for the rest, but is no use where the kernel carries frames.
+    pub trains: bool,
     /// Whether multicast leaves by it (unless the container has a way for multicast already).
     pub multicast_route: bool,
     /// The resolver's address, if the container should have a way to it.
@@ -313,23 +316,26 @@ impl Attempt {
             host_ifname,
             ifname,
             mtu,
+            trains,
             ..
         } = &self.spec;
         if self.ends.host.exists(host_ifname).await? {
             return Err(AttachError::HostNameTaken(host_ifname.clone()));
         }
-        let inside = LinkMessageBuilder::<LinkUnspec>::new()
+        let mut inside = LinkMessageBuilder::<LinkUnspec>::new()
             .name(checked(ifname)?)
             .address(self.spec.mac.to_bytes().to_vec())
             .mtu(*mtu)
-            .append_extra_attribute(LinkAttribute::GsoMaxSegs(train_len(*mtu)))
-            .setns_by_fd(self.container.as_fd().as_raw_fd())
-            .build();
+            .setns_by_fd(self.container.as_fd().as_raw_fd());
+        if *trains {
+            let most = LinkAttribute::GsoMaxSegs(train_len(*mtu));
+            inside = inside.append_extra_attribute(most);
+        }
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(checked(host_ifname)?)
             .mtu(*mtu)
             .controller(bridge)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(inside.build())))
             .build();
         let added = self.ends.host.handle().link().add(pair).execute().await;
         Ok(added.to(|| format!("add the veth pair {host_ifname} and {ifname}"))?)
@@ -388,8 +394,7 @@ impl Attempt {
     }
 }
 
-/// How many frames of this MTU go to another host in one train. Super-frames of so many, and no more, spare
-/// the router a second, short train for the rest.
+/// How many frames of this MTU go to another host in one train.
 fn train_len(mtu: u32) -> u32 {
     let datagram = mtu as usize + ETHERNET_HEADER + MAX_FRAME_HEADER + OVERHEAD;
     let fit = (MAX_TRAIN_BYTES / datagram).clamp(1, MAX_TRAIN);

@@ -294,6 +294,7 @@ impl Attempt<'_> {
             mac,
             addresses: self.obtained.all.iter().map(pair).collect(),
             mtu: self.network.mtu.into(),
+            trains: !self.network.fast,
             multicast_route: self.options.multicast_route,
             dns: self.network.dns.filter(|_| self.options.dns),
         }

@@ -70,6 +70,7 @@ impl FakeRouter {
                 number: 0,
                 bridge: "weft".to_owned(),
                 mtu: 1376,
+                fast: false,
                 dns: Some([169, 254, 67, 83].into()),
                 domain: Some("weft.local.".to_owned()),
                 default_subnet: Some(cidr("10.32.0.0/16")),

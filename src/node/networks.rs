@@ -151,6 +151,8 @@ impl Node {
             key: key.clone(),
             number: number.into(),
             bridge: links.bridge.clone(),
+            // Only the default network has a VXLAN.
+            fast: false,
             ..self.network()
         })
     }

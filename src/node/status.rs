@@ -56,6 +56,7 @@ impl Node {
             number: 0,
             bridge: self.config.host.bridge.clone(),
             mtu: self.config.mesh.mtu,
+            fast: self.config.fast().off.is_none(),
             dns: self.config.dns.as_ref().map(|dns| dns.address),
             domain: self.config.dns.as_ref().map(|dns| dns.domain.to_string()),
             default_subnet: self

@@ -11,6 +11,7 @@ use super::*;
 use crate::addresses::{link_of, subnet_of};
 use crate::bridge::{BridgeConfig, dns_address, enslave_tap, ensure_bridge};
 use crate::links::mtu_of;
+use crate::netlink::attribute;
 use crate::netns::run_in;
 use crate::tap::Tap;
 use crate::testing;
@@ -31,6 +32,7 @@ fn spec(number: u8, addresses: &[&str]) -> AttachSpec {
         mac: MacAddr::from_bytes([2, 0, 0, 0, 0, number]),
         addresses: addresses.iter().map(|text| cidr(text)).collect(),
         mtu: 1376,
+        trains: true,
         multicast_route: true,
         dns: Some(DNS),
     }
@@ -94,6 +96,30 @@ fn an_attached_container_has_what_was_asked_for() {
             mtu_of(&there.link("ethwe").await.unwrap())
         });
         assert_eq!(inside.await.unwrap(), Some(1376));
+    });
+}
+
+#[test]
+fn super_frames_are_as_long_as_a_train_if_the_router_sends_them() {
+    testing::in_namespace(async |netlink, _| {
+        make_bridge(&netlink).await;
+        let mut longest = Vec::new();
+        for (number, trains) in [(1, true), (2, false)] {
+            let ns = NetNs::create().unwrap();
+            let wanted = AttachSpec {
+                trains,
+                ..spec(number, &["10.32.0.1/12"])
+            };
+            attach(&ns, &wanted).await.unwrap();
+            let most = with_netlink(&ns, async |_, there| {
+                let link = there.link("ethwe").await.unwrap();
+                attribute!(link.attributes, LinkAttribute::GsoMaxSegs(most) => *most)
+            });
+            longest.push(most.await.unwrap());
+        }
+        // 45 datagrams of 1376 bytes and what goes around them are 64 KiB. The kernel's own limit is higher.
+        assert_eq!(longest[0], Some(45));
+        assert!(longest[1] > Some(64), "{longest:?}");
     });
 }
 
