@@ -11,8 +11,9 @@
 //!
 //! Sums are of the runs of peers within reach, and only these are told of: what is known of others is on
 //! its way in or out. A digest names them, too, so that what is there already is not told again; but
-//! nobody asks for them. Whoever hears that a neighbour tells of a run takes it for told (`view.rs` says
-//! what for): so a block may be empty.
+//! nobody asks for them, except for a newer one with our own name: it hides ours, dead or alive. Whoever
+//! hears that a neighbour tells of a run takes it for told (`view.rs` says what for): so a block may be
+//! empty.
 //!
 //! Invariants: each message is answered by one nearer to the end of the comparison, and news that brings
 //! nothing new is not answered at all, so it ends; a neighbour gets no more than [`MAX_ANSWERS`] between
@@ -120,7 +121,7 @@ impl Gossip {
             }
             if is_told && known.version <= ours.version {
                 self.note_told(run, now);
-            } else if is_told && self.is_welcome(run) {
+            } else if (is_told || run.name == self.us.name) && self.is_welcome(run) {
                 wanted.push(run);
             }
         }
@@ -130,11 +131,13 @@ impl Gossip {
         self.ask(from, wanted);
     }
 
-    /// Tells what was asked for. Of a run that has come to be out of reach there is nothing to tell.
+    /// Tells what was asked for. Of a run that has come to be out of reach there is nothing to tell, but to
+    /// whoever has its name.
     fn on_want(&mut self, from: PeerName, mut runs: Vec<(Run, Known)>) {
         let told: BTreeSet<Run> = self.told().collect();
         runs.retain(|(run, theirs)| {
-            told.contains(run) && theirs.version < self.store.known(*run).version
+            let is_told = told.contains(run) || run.name == from;
+            is_told && theirs.version < self.store.known(*run).version
         });
         self.tell(from, runs);
     }

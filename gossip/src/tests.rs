@@ -518,3 +518,20 @@ fn another_run_with_our_name_is_told_of_while_it_lives() {
     told(&mut switch, &mut clone);
     assert_eq!(told(&mut switch, &mut clone), 0);
 }
+
+#[test]
+fn a_newer_run_with_our_name_that_is_gone_is_heard_of_from_whoever_remembers_it() {
+    let mut switch = Switch::new();
+    switch.start(1, 5, vec![]);
+    switch.start(2, 1, vec![]);
+    switch.connect(1, 2);
+    switch.run_secs(5);
+    switch.kill(1);
+    switch.run_secs(60);
+    // The one whose copy that was had been out of reach all the while.
+    switch.start(1, 1, vec![]);
+    switch.connect(1, 2);
+    switch.run_secs(10);
+    let is_clash = |change: &Change| matches!(change, Change::Clash { generation: 5, .. });
+    assert!(switch.news(1).iter().any(is_clash));
+}
