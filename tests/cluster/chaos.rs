@@ -79,6 +79,7 @@ fn something_happens(world: &mut World) {
             let silently = world.chance(500);
             fail(world, a, silently);
         }
+        97 if world.chance(200) => clone_somebody(world, a, b),
         97 => join_or_leave(world, a),
         98 => {
             world.fault("stopped");
@@ -165,6 +166,23 @@ fn join_or_leave(world: &mut World, a: usize) {
             world.later(away, Delivery::Start(n));
         }
     }
+}
+
+/// A host's disk is copied to a new one, which runs for a while, until its operator gives it a key of its own.
+/// That takes nobody's connections or names away.
+fn clone_somebody(world: &mut World, a: usize, b: usize) {
+    let n = world.peers.len();
+    if n == CROWD || a == b || world.peers[a].up.is_none() {
+        return;
+    }
+    world.fault("cloned");
+    let clone = world.add_clone(a, Settings::new(n).to(b));
+    for _ in 0..world.random(60) {
+        world.run_ms(1000);
+        talk(world);
+    }
+    world.reset_identity(clone);
+    world.start(clone);
 }
 
 /// The faults are over, and everybody is told of somebody.

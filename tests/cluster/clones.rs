@@ -37,7 +37,7 @@ fn a_clone_with_neighbours_of_its_own_steps_back_and_the_first_stays_known() {
     );
     assert!(world.model.clashes.contains(&0) && world.model.clashes.contains(&clone));
 
-    world.lose_disk(clone);
+    world.reset_identity(clone);
     world.start(clone);
     world.run_secs(30);
     let mended = world.peers[clone].name;

@@ -101,6 +101,7 @@ impl Tally {
 
 /// Every kind of fault that [`World::fault`] is told of.
 pub(crate) const FAULTS: &[&str] = &[
+    "cloned",
     "connection broken",
     "cut at a bad moment",
     "cut both ways",

@@ -284,6 +284,13 @@ impl World {
         self.model.forget_peer(n);
     }
 
+    /// `weft reset --identity` of a clone: it is a host like any other when it starts again.
+    pub(crate) fn reset_identity(&mut self, n: usize) {
+        self.kill(n, false);
+        let settings = self.peers[n].settings.clone();
+        self.peers[n].replace(settings, &mut self.rng);
+    }
+
     /// `weft rmpeer` for every peer that is gone for good.
     pub(crate) fn remove_lost(&mut self, n: usize) {
         let now = self.clock(n);
