@@ -15,7 +15,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteHeader;
@@ -113,13 +115,23 @@ pub enum AttachError {
         /// Where it should lead.
         bridge: String,
     },
+    /// It is to have an IPv6 address, and cannot.
+    #[error(
+        "IPv6 is switched off in the container, and cannot be switched on at {ifname}: {source}; in a container, weft needs /proc/sys to be writable (--privileged)"
+    )]
+    Ipv6 {
+        /// Its name.
+        ifname: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// A new interface without a MAC: not Ethernet.
     #[error("the interface {0} has no MAC address")]
     NoMac(String),
 }
 
 /// Attaches a container, or gives one that is attached more addresses. The neighbours are told of
-/// each IPv4 address.
+/// each address.
 ///
 /// # Errors
 /// [`AttachError`] says what to do; an interface that was not there before is gone again.
@@ -353,6 +365,9 @@ impl Attempt {
         let AttachSpec {
             ifname, addresses, ..
         } = &self.spec;
+        if addresses.iter().any(|(addr, _)| addr.is_ipv6()) {
+            switch_ipv6_on(ifname)?;
+        }
         for (addr, prefix) in addresses {
             self.ends.there.add_address(ifname, *addr, *prefix).await?;
         }
@@ -392,6 +407,25 @@ impl Attempt {
             warn!(ifname, %error, "the neighbours were not told of the container's addresses");
         }
     }
+}
+
+/// Docker switches IPv6 off in containers none of whose networks of its own has it. To be called in the
+/// container's namespace.
+fn switch_ipv6_on(ifname: &str) -> Result<(), AttachError> {
+    let conf = Path::new("/proc/sys/net/ipv6/conf").join(ifname);
+    let disabled = conf.join("disable_ipv6");
+    let failed = |source| AttachError::Ipv6 {
+        ifname: ifname.to_owned(),
+        source,
+    };
+    if fs::read_to_string(&disabled).map_err(failed)?.trim() != "0" {
+        fs::write(&disabled, "0").map_err(failed)?;
+    }
+    // Neighbours are told of the addresses when the MAC is set, as of those of IPv4, see `arp.rs`.
+    if let Err(error) = fs::write(conf.join("ndisc_notify"), "1") {
+        warn!(ifname, %error, "neighbours are not told of the container's IPv6 addresses");
+    }
+    Ok(())
 }
 
 /// How many frames of this MTU go to another host in one train.

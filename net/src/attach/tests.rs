@@ -1,6 +1,5 @@
 //! Containers of the tests are namespaces with nothing in them.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -350,20 +349,52 @@ fn neighbours_that_knew_the_address_before_are_told() {
     testing::in_namespace(async |netlink, _| {
         make_bridge(&netlink).await;
         let watcher = NetNs::create().unwrap();
-        attach(&watcher, &spec(1, &["10.32.0.1/12"])).await.unwrap();
+        attach(&watcher, &spec(1, &["10.32.0.1/12", "fd00::1/64"]))
+            .await
+            .unwrap();
         let mut buf = [0; 64];
         for number in 2..5 {
-            // Each comes with the address of the one before and a MAC of its own.
+            // Each comes with the addresses of the one before and a MAC of its own.
             let ns = NetNs::create().unwrap();
-            attach(&ns, &spec(number, &["10.32.0.2/12"])).await.unwrap();
-            let (client, server) = (
-                udp_in(&watcher, "10.32.0.1:0"),
-                udp_in(&ns, "10.32.0.2:7000"),
-            );
-            client.send_to(b"you", "10.32.0.2:7000").unwrap();
-            server.recv(&mut buf).unwrap();
+            attach(&ns, &spec(number, &["10.32.0.2/12", "fd00::2/64"]))
+                .await
+                .unwrap();
+            for (from, to) in [
+                ("10.32.0.1:0", "10.32.0.2:7000"),
+                ("[fd00::1]:0", "[fd00::2]:7000"),
+            ] {
+                let (client, server) = (udp_in(&watcher, from), udp_in(&ns, to));
+                client.send_to(b"you", to).unwrap();
+                server.recv(&mut buf).unwrap();
+            }
             detach(&ns, "ethwe", None).await.unwrap();
         }
+    });
+}
+
+#[test]
+fn where_ipv6_is_switched_off_it_is_switched_on_at_the_interface_that_needs_it() {
+    testing::in_namespace(async |netlink, _| {
+        make_bridge(&netlink).await;
+        let ns = NetNs::create().unwrap();
+        let is_off = |of: &'static str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6");
+            run_in(&ns, move || fs::read_to_string(path).unwrap()).unwrap()
+        };
+        run_in(&ns, || {
+            for of in ["all", "default"] {
+                let path = format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6");
+                fs::write(path, "1").unwrap();
+            }
+        })
+        .unwrap();
+        attach(&ns, &spec(1, &["10.32.0.1/12"])).await.unwrap();
+        assert_eq!(is_off("ethwe").trim(), "1");
+        attach(&ns, &spec(1, &["fd00::1/64"])).await.unwrap();
+        let views = inspect(&ns, "ethwe").await.unwrap();
+        let expected = [cidr("10.32.0.1/12"), cidr("fd00::1/64")];
+        assert_eq!(views[0].addresses, expected);
+        assert_eq!((is_off("ethwe").trim(), is_off("lo").trim()), ("0", "1"));
     });
 }
 
