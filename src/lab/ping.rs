@@ -4,7 +4,7 @@
 //! raw socket (in a lab we are root) and only an answer that brings back the same bytes counts.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ pub(crate) struct PingArgs {
     /// How many bytes to send along
     #[arg(long, short, value_name = "BYTES", default_value_t = 56, value_parser = clap::value_parser!(u16).range(0..=65_507))]
     size: u16,
+    /// Use the IPv6 address of each name, and not that of IPv4
+    #[arg(long, short = '6')]
+    ipv6: bool,
     /// Print one line of JSON for each name
     #[arg(long)]
     json: bool,
@@ -42,7 +45,7 @@ pub(crate) struct Answer {
     /// The name as given.
     pub(crate) name: String,
     /// What it stands for, once known.
-    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) address: Option<IpAddr>,
     /// How many echoes were sent.
     pub(crate) sent: u16,
     /// How many came back.
@@ -104,7 +107,7 @@ fn ask(name: &str, args: &PingArgs) -> Answer {
         best_us: None,
         error: None,
     };
-    let address = match look_up(name) {
+    let address = match look_up(name, args.ipv6) {
         Ok(address) => address,
         Err(error) => {
             answer.error = Some(error.to_string());
@@ -136,7 +139,7 @@ const BETWEEN: Duration = Duration::from_millis(20);
 enum PingError {
     #[error("the name cannot be resolved: {0}")]
     Lookup(io::Error),
-    #[error("the name has no IPv4 address")]
+    #[error("the name has no such address")]
     NoAddress,
     #[error("cannot send: {0}")]
     Send(io::Error),
@@ -148,28 +151,32 @@ enum PingError {
     Altered,
 }
 
-fn look_up(name: &str) -> Result<Ipv4Addr, PingError> {
+/// The first IPv4 address, or IPv6 one if there is none or it is asked for.
+fn look_up(name: &str, ipv6: bool) -> Result<IpAddr, PingError> {
     let found = (name, 0).to_socket_addrs().map_err(PingError::Lookup)?;
-    let mut found = found.filter_map(|address| match address.ip() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    found.next().ok_or(PingError::NoAddress)
+    let found = found.map(|address| address.ip());
+    let mut found: Vec<_> = found.filter(|ip| ip.is_ipv6() || !ipv6).collect();
+    found.sort_by_key(IpAddr::is_ipv6);
+    found.first().copied().ok_or(PingError::NoAddress)
 }
 
-fn echo(address: Ipv4Addr, sequence: u16, args: &PingArgs) -> Result<Duration, PingError> {
+fn echo(address: IpAddr, sequence: u16, args: &PingArgs) -> Result<Duration, PingError> {
     let timeout = Duration::from_millis(args.timeout);
     // Each place has a network of its own, so the low half of our number is ours alone.
     let identifier = (process::id() & 0xffff) as u16;
     let payload = pattern(args.size);
+    let protocol = match address {
+        IpAddr::V4(_) => ICMP,
+        IpAddr::V6(_) => ICMPV6,
+    };
     let mut socket =
-        Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).map_err(PingError::Send)?;
+        Socket::new(protocol.domain, Type::RAW, Some(protocol.number)).map_err(PingError::Send)?;
     socket
         .connect(&SocketAddr::from((address, 0)).into())
         .map_err(PingError::Send)?;
     let start = Instant::now();
     socket
-        .send(&request(identifier, sequence, &payload))
+        .send(&request(&protocol, identifier, sequence, &payload))
         .map_err(PingError::Send)?;
     let mut buffer = vec![0; MAX_PACKET];
     loop {
@@ -187,7 +194,7 @@ fn echo(address: Ipv4Addr, sequence: u16, args: &PingArgs) -> Result<Duration, P
         };
         match buffer
             .get(..length)
-            .and_then(|packet| reply(packet, identifier, sequence))
+            .and_then(|packet| reply(&protocol, packet, identifier, sequence))
         {
             Some(back) if back == payload => return Ok(start.elapsed()),
             Some(_) => return Err(PingError::Altered),
@@ -196,20 +203,48 @@ fn echo(address: Ipv4Addr, sequence: u16, args: &PingArgs) -> Result<Duration, P
     }
 }
 
-/// The largest IPv4 packet.
+/// How echoes are said in a family of addresses.
+struct Echoes {
+    domain: Domain,
+    number: Protocol,
+    /// The type of a request, and of its answer.
+    request: u8,
+    reply: u8,
+    /// Whether answers come with their IP header.
+    with_header: bool,
+}
+
+/// RFC 792.
+const ICMP: Echoes = Echoes {
+    domain: Domain::IPV4,
+    number: Protocol::ICMPV4,
+    request: 8,
+    reply: 0,
+    with_header: true,
+};
+/// RFC 4443; the kernel makes the checksum anew, since IP's addresses are in it.
+const ICMPV6: Echoes = Echoes {
+    domain: Domain::IPV6,
+    number: Protocol::ICMPV6,
+    request: 128,
+    reply: 129,
+    with_header: false,
+};
+
+/// The largest packet.
 const MAX_PACKET: usize = 65_535;
 
 fn pattern(size: u16) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(size.into()).collect()
 }
 
-/// An ICMP echo request (RFC 792): type 8, code 0, checksum, identifier, sequence number, data.
-fn request(identifier: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
+/// An echo request: type, code 0, checksum, identifier, sequence number, data.
+fn request(protocol: &Echoes, identifier: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let header = |checksum: u16| {
         let [a, b] = checksum.to_be_bytes();
         let [c, d] = identifier.to_be_bytes();
         let [e, f] = sequence.to_be_bytes();
-        [8, 0, a, b, c, d, e, f]
+        [protocol.request, 0, a, b, c, d, e, f]
     };
     let mut packet = [header(0).as_slice(), payload].concat();
     let sum = checksum(&packet);
@@ -217,12 +252,20 @@ fn request(identifier: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The data of an echo reply of ours, inside its IPv4 packet.
-fn reply(packet: &[u8], identifier: u16, sequence: u16) -> Option<&[u8]> {
-    let header_length = usize::from(packet.first()? & 0xf) * 4;
+/// The data of an echo reply of ours, in what the socket gives.
+fn reply<'a>(
+    protocol: &Echoes,
+    packet: &'a [u8],
+    identifier: u16,
+    sequence: u16,
+) -> Option<&'a [u8]> {
+    let header_length = match protocol.with_header {
+        true => usize::from(packet.first()? & 0xf) * 4,
+        false => 0,
+    };
     let (header, data) = packet.get(header_length..)?.split_first_chunk::<8>()?;
     let [kind, code, _, _, a, b, c, d] = *header;
-    let ours = kind == 0
+    let ours = kind == protocol.reply
         && code == 0
         && u16::from_be_bytes([a, b]) == identifier
         && u16::from_be_bytes([c, d]) == sequence;
@@ -255,6 +298,7 @@ mod tests {
             count: 1,
             timeout: 500,
             size,
+            ipv6: false,
             json: false,
         }
     }
@@ -262,7 +306,7 @@ mod tests {
     #[test]
     fn the_checksum_over_a_checked_packet_is_nothing() {
         for payload in [b"".as_slice(), b"abc", b"abcd"] {
-            assert_eq!(checksum(&request(7, 9, payload)), 0);
+            assert_eq!(checksum(&request(&ICMP, 7, 9, payload)), 0);
         }
         assert_eq!(checksum(&vec![0xff; 65_535]), 0xff);
     }
@@ -273,14 +317,20 @@ mod tests {
         let echo = |kind: u8, identifier: u8| {
             [ip.clone(), vec![kind, 0, 0, 0, 0, identifier, 0, 3, b'x']].concat()
         };
-        assert_eq!(reply(&echo(0, 7), 7, 3), Some(b"x".as_slice()));
-        assert_eq!(reply(&echo(8, 7), 7, 3), None, "our own request");
-        assert_eq!(reply(&echo(0, 8), 7, 3), None, "an answer to another");
+        assert_eq!(reply(&ICMP, &echo(0, 7), 7, 3), Some(b"x".as_slice()));
+        assert_eq!(reply(&ICMP, &echo(8, 7), 7, 3), None, "our own request");
+        assert_eq!(
+            reply(&ICMP, &echo(0, 8), 7, 3),
+            None,
+            "an answer to another"
+        );
+        let echo6 = [129, 0, 0, 0, 0, 7, 0, 3, b'x'];
+        assert_eq!(reply(&ICMPV6, &echo6, 7, 3), Some(b"x".as_slice()));
         for length in 0..28 {
-            assert_eq!(reply(&echo(0, 7)[..length], 7, 3), None);
+            assert_eq!(reply(&ICMP, &echo(0, 7)[..length], 7, 3), None);
         }
         assert_eq!(
-            reply(&[0x4f; 30], 7, 3),
+            reply(&ICMP, &[0x4f; 30], 7, 3),
             None,
             "a header longer than the packet"
         );
@@ -304,7 +354,7 @@ mod tests {
     fn answers_are_told_in_a_line() {
         let answer = Answer {
             name: "c2".to_owned(),
-            address: Some(Ipv4Addr::new(10, 32, 0, 1)),
+            address: Some([10, 32, 0, 1].into()),
             sent: 2,
             received: 1,
             best_us: Some(840),
