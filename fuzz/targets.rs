@@ -326,7 +326,7 @@ pub fn ring(data: &[u8]) {
     allocator.prime(RequestId(1), now);
     let _ = allocator.handle_message(THEM, data, now);
     while allocator.poll_event().is_some() {}
-    let owned: u64 = allocator
+    let owned: u128 = allocator
         .status()
         .owners
         .iter()

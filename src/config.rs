@@ -66,9 +66,10 @@ pub(crate) struct MeshConfig {
 /// Which addresses we give out.
 #[derive(Debug, Clone)]
 pub(crate) struct IpamConfig {
-    /// At least one; the first is the default one.
+    /// At least one, those of IPv4 first; the first of each family is the default one.
     pub(crate) pools: Vec<Cidr>,
-    pub(crate) default_subnet: Cidr,
+    /// Where containers get their addresses from: one of each family there are pools of, IPv4 first.
+    pub(crate) default_subnets: Vec<Cidr>,
     pub(crate) init: Init,
 }
 
@@ -106,7 +107,11 @@ pub(crate) enum ConfigError {
     #[error(
         "--ipalloc-default-subnet {subnet} and --ipalloc-range {range} have no address in common"
     )]
-    Apart { subnet: ApiCidr, range: ApiCidr },
+    Apart { subnet: Cidr, range: Cidr },
+    #[error(
+        "--ipalloc-default-subnet {0} is of a family that no --ipalloc-range is of: give a range around it"
+    )]
+    NoRangeFor(Cidr),
     #[error("--ipalloc-range {0} and {1} overlap: give the larger one only")]
     Overlap(Cidr, Cidr),
     #[error(
@@ -247,27 +252,18 @@ fn mesh(args: &LaunchArgs, password: bool) -> Result<MeshConfig, ConfigError> {
 fn ipam(args: &LaunchArgs) -> Result<Option<IpamConfig>, ConfigError> {
     let ranges = args.ipam.ipalloc_range.iter().filter_map(|range| range.0);
     let ranges: Vec<ApiCidr> = ranges.collect();
-    let Some(&range) = ranges.first() else {
+    if ranges.is_empty() {
         return match args.ipam.ipalloc_default_subnet {
             Some(_) => Err(ConfigError::NoRange),
             None => Ok(None),
         };
-    };
+    }
     let mut pools = Vec::new();
     for range in &ranges {
         pools.push(pool(*range, &pools)?);
     }
-    let subnet = args.ipam.ipalloc_default_subnet.unwrap_or(range);
-    let default_subnet = convert::subnet(subnet).map_err(|failure| ConfigError::DefaultSubnet {
-        subnet,
-        reason: failure.error,
-    })?;
-    if !pools
-        .first()
-        .is_some_and(|pool| pool.overlaps(default_subnet))
-    {
-        return Err(ConfigError::Apart { subnet, range });
-    }
+    pools.sort_by_key(|pool| pool.is_ipv6());
+    let default_subnets = default_subnets(args.ipam.ipalloc_default_subnet, &pools)?;
     let init = match &args.ipam.ipalloc_init {
         IpallocInit::Consensus(count) => Init::Consensus(*count),
         IpallocInit::Seed(peers) => Init::Seed(peers.clone()),
@@ -275,7 +271,7 @@ fn ipam(args: &LaunchArgs) -> Result<Option<IpamConfig>, ConfigError> {
     };
     Ok(Some(IpamConfig {
         pools,
-        default_subnet,
+        default_subnets,
         init,
     }))
 }
@@ -286,6 +282,10 @@ fn pool(range: ApiCidr, pools: &[Cidr]) -> Result<Cidr, ConfigError> {
         range,
         reason: failure.error,
     })?;
+    if let Some(why) = pool.unfit() {
+        let reason = why.to_string();
+        return Err(ConfigError::Range { range, reason });
+    }
     if let Some(other) = pools.iter().find(|other| other.overlaps(pool)) {
         return Err(ConfigError::Overlap(*other, pool));
     }
@@ -293,6 +293,29 @@ fn pool(range: ApiCidr, pools: &[Cidr]) -> Result<Cidr, ConfigError> {
         return Err(ConfigError::TooMany);
     }
     Ok(pool)
+}
+
+/// Of each family its first pool, or the subnet that was named.
+fn default_subnets(named: Option<ApiCidr>, pools: &[Cidr]) -> Result<Vec<Cidr>, ConfigError> {
+    let of_family = |v6| pools.iter().copied().find(|pool| pool.is_ipv6() == v6);
+    let mut subnets: Vec<Cidr> = [false, true].into_iter().filter_map(of_family).collect();
+    let Some(subnet) = named else {
+        return Ok(subnets);
+    };
+    let named = convert::subnet(subnet).map_err(|failure| ConfigError::DefaultSubnet {
+        subnet,
+        reason: failure.error,
+    })?;
+    let of_family = |pool: &&mut Cidr| pool.is_ipv6() == named.is_ipv6();
+    let Some(pool) = subnets.iter_mut().find(of_family) else {
+        return Err(ConfigError::NoRangeFor(named));
+    };
+    if !pool.overlaps(named) {
+        let (subnet, range) = (named, *pool);
+        return Err(ConfigError::Apart { subnet, range });
+    }
+    *pool = named;
+    Ok(subnets)
 }
 
 fn dns(args: &LaunchArgs) -> Result<Option<DnsConfig>, ConfigError> {

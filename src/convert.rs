@@ -4,7 +4,6 @@
 //! and not by accident with some field.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use weft_api::report as out;
@@ -27,17 +26,7 @@ pub(crate) fn container(id: &ApiContainer) -> ContainerId {
 
 /// A subnet as the allocator has it.
 pub(crate) fn subnet(cidr: ApiCidr) -> Result<Cidr, Failure> {
-    Cidr::new(address(cidr.addr())?, cidr.prefix()).map_err(Failure::bad)
-}
-
-/// An address as the allocator has it.
-pub(crate) fn address(addr: IpAddr) -> Result<Addr, Failure> {
-    match addr {
-        IpAddr::V4(v4) => Ok(v4.into()),
-        IpAddr::V6(v6) => Err(Failure::bad(format!(
-            "{v6}: addresses are handed out for IPv4 only"
-        ))),
-    }
+    Cidr::new(cidr.addr().into(), cidr.prefix()).map_err(Failure::bad)
 }
 
 /// A subnet as the API has it.
@@ -47,7 +36,12 @@ pub(crate) fn api_cidr(subnet: &Cidr) -> ApiCidr {
 
 /// An address with its prefix length as the API has it.
 pub(crate) fn cidr(addr: Addr, prefix: u8) -> ApiCidr {
-    ApiCidr::v4(addr.into(), prefix)
+    ApiCidr::of(addr.into(), prefix)
+}
+
+/// A number of addresses as the API has it, which stops counting at 64 bits.
+pub(crate) fn countable(addresses: u128) -> u64 {
+    u64::try_from(addresses).unwrap_or(u64::MAX)
 }
 
 /// A name as it is published.
@@ -140,7 +134,8 @@ pub(crate) fn ipam(
             .map(|owner| out::Owner {
                 peer: owner.peer,
                 nickname: nick(owner.peer),
-                addresses: owner.addresses,
+                addresses: countable(owner.addresses),
+                permille: (owner.percent * 10.0).round() as u16,
                 reachable: owner.reachable,
             })
             .collect(),
@@ -212,7 +207,7 @@ fn pending(request: &PendingRequest) -> Option<out::Pending> {
 /// Why there can be no such pool, as the API says it.
 pub(crate) fn pool_error(error: AddPoolError) -> Failure {
     match error {
-        AddPoolError::TooSmall { .. } => Failure::bad(error),
+        AddPoolError::Unfit { .. } => Failure::bad(error),
         AddPoolError::Overlaps { .. } => Failure::taken(error),
         AddPoolError::TooMany => Failure::unavailable(error),
     }

@@ -198,13 +198,15 @@ impl Host {
         Ok(())
     }
 
-    /// Puts the resolver's address on every bridge, and has its answers to these pools leave by them.
+    /// Puts the resolver's address on every bridge, and has its answers to these pools leave by them. As it is
+    /// an IPv4 address, containers of IPv6 pools do not ask there, or from another address.
     pub(crate) async fn resolver_address(
         &self,
         addr: Ipv4Addr,
         pools: &[Cidr],
     ) -> anyhow::Result<()> {
-        let pools: Vec<_> = pools.iter().map(|p| (p.addr(), p.prefix())).collect();
+        let pools = pools.iter().map(|p| (p.addr(), p.prefix()));
+        let pools: Vec<_> = pools.filter(|(first, _)| first.is_ipv4()).collect();
         let bridges: Vec<&str> = self.bridges().collect();
         bridge::dns_address(&self.netlink, &bridges, addr, &pools)
             .await

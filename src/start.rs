@@ -215,7 +215,10 @@ fn pools(config: &Config, state: &State, targets: usize, now: Instant) -> anyhow
     let settings = PoolsConfig {
         us: config.name,
         pools: config.pools().collect(),
-        default_subnet: config.ipam.as_ref().map(|ipam| ipam.default_subnet),
+        default_subnets: config
+            .ipam
+            .as_ref()
+            .map_or_else(Vec::new, |ipam| ipam.default_subnets.clone()),
         init: config
             .ipam
             .as_ref()

@@ -16,6 +16,8 @@
 mod clones;
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/dual_stack.rs"]
+mod dual_stack;
 #[path = "netns/fast.rs"]
 mod fast;
 #[path = "netns/faults.rs"]

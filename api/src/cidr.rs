@@ -4,7 +4,7 @@
 //! the two is meant is the field's business, and `ipam` checks it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -48,11 +48,12 @@ impl Cidr {
         Ok(Self { addr, prefix })
     }
 
-    /// An IPv4 address and its prefix length in bits; above 32 counts as 32.
-    pub fn v4(addr: Ipv4Addr, prefix: u8) -> Self {
+    /// An address and its prefix length in bits; what is longer than the address counts as its length.
+    pub fn of(addr: IpAddr, prefix: u8) -> Self {
+        let longest = if addr.is_ipv4() { 32 } else { 128 };
         Self {
-            addr: addr.into(),
-            prefix: prefix.min(32),
+            addr,
+            prefix: prefix.min(longest),
         }
     }
 

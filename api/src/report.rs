@@ -421,6 +421,8 @@ pub struct Owner {
     pub nickname: String,
     /// How many addresses it owns, given out or not.
     pub addresses: u64,
+    /// The same in thousandths of the pool.
+    pub permille: u16,
     /// Whether it can be asked for some.
     pub reachable: bool,
 }

@@ -232,10 +232,23 @@ pub struct Network {
     pub dns: Option<Ipv4Addr>,
     /// The domain names are in, with its trailing dot; none if DNS is off.
     pub domain: Option<String>,
-    /// Where addresses come from unless another subnet is asked for; none if IPAM is off.
+    /// Where an address comes from unless another subnet is asked for: of IPv4, or of IPv6 where there
+    /// is no range of IPv4; none if IPAM is off.
     pub default_subnet: Option<Cidr>,
+    /// Where a container gets an IPv6 address from beside that; none if there are no ranges of both.
+    #[serde(default)]
+    pub default_subnet6: Option<Cidr>,
     /// The whole range addresses are given out of; none if IPAM is off.
     pub pool: Option<Cidr>,
+}
+
+impl Network {
+    /// All subnets that a container has an address of if it asks for nothing in particular.
+    pub fn default_subnets(&self) -> impl Iterator<Item = Cidr> + use<> {
+        [self.default_subnet, self.default_subnet6]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// `PUT /network/{network}/{user}`: this host has the network from here on, as long as anybody uses it.

@@ -159,7 +159,7 @@ pub struct MeshArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Addresses")]
 pub struct IpamArgs {
-    /// Addresses to give out, the same on all peers; may be repeated, the first is the default; "" switches giving out off
+    /// Addresses to give out, the same on all peers; may be repeated: a container gets one of the first range of IPv4 and one of the first of IPv6; "" switches giving out off
     #[arg(
         long,
         env = "WEFT_IPALLOC_RANGE",
@@ -168,7 +168,7 @@ pub struct IpamArgs {
         default_value = "10.32.0.0/12"
     )]
     pub ipalloc_range: Vec<OrOff<Cidr>>,
-    /// Subnet of addresses that are asked for without one [default: the whole range]
+    /// Subnet of addresses that are asked for without one, in the first range of its family [default: the whole range]
     #[arg(long, env = "WEFT_IPALLOC_DEFAULT_SUBNET", value_name = "CIDR")]
     pub ipalloc_default_subnet: Option<Cidr>,
     /// How the range is first divided: consensus[=PEERS], seed=PEERNAME,... or observer

@@ -249,8 +249,13 @@ impl Caller {
             }
         }
         self.show(&taken, |taken| {
-            let line =
-                |t: &TakenOver<'_>| format!("{} IPs taken over from {}\n", t.addresses, t.peer);
+            let line = |t: &TakenOver<'_>| {
+                format!(
+                    "{} IPs taken over from {}\n",
+                    status::count(t.addresses),
+                    t.peer
+                )
+            };
             taken.iter().map(line).collect()
         })?;
         let (failed, asked) = (peers.len() - taken.len(), peers.len());

@@ -125,16 +125,14 @@ pub fn pools(report: &Report, paint: Paint) -> String {
 pub fn addresses(ipam: &Ipam, paint: Paint) -> String {
     let owners = ipam.owners.iter().enumerate().map(|(i, owner)| {
         let who = named(&owner.peer, &owner.nickname);
-        let share = percent(owner.addresses, ipam.range.size());
+        let share = percent(owner.permille);
         let info = match (i, owner.reachable) {
             (0, _) => format!("({} active)", ipam.active),
             (_, true) => String::new(),
             (_, false) => paint.bad("- unreachable!"),
         };
-        let line = format!(
-            "{who:<37} {:>8} IPs ({share} of total) {info}",
-            owner.addresses
-        );
+        let count = count(owner.addresses);
+        let line = format!("{who:<37} {count:>8} IPs ({share} of total) {info}");
         line.trim_end().to_owned()
     });
     let pending = ipam.pending.iter().map(|pending| {
@@ -409,9 +407,18 @@ fn new_address(container: &ContainerId, cidr: &impl Display) -> String {
 }
 
 /// A share with one digit behind the point, as Weave Net printed it: `05.3%`.
-fn percent(part: u64, whole: u128) -> String {
-    let tenths = (u128::from(part) * 1000 + whole / 2) / whole.max(1);
-    format!("{:02}.{}%", tenths / 10, tenths % 10)
+fn percent(permille: u16) -> String {
+    format!("{:02}.{}%", permille / 10, permille % 10)
+}
+
+/// A number of addresses: of more than anybody counts, such as there are in IPv6 ranges, how large it is.
+/// The router says no more than there are in 64 bits.
+pub(crate) fn count(addresses: u64) -> String {
+    match addresses {
+        u64::MAX => "2^64+".to_owned(),
+        0..1_000_000_000_000 => addresses.to_string(),
+        _ => format!("{:.2e}", addresses as f64),
+    }
 }
 
 fn or_none<T: Display>(items: &[T]) -> String {
@@ -496,11 +503,13 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_rounded_to_one_digit() {
-        assert_eq!(percent(1, 3), "33.3%");
-        assert_eq!(percent(1, 1), "100.0%");
-        assert_eq!(percent(1, 20), "05.0%");
-        assert_eq!(percent(0, 0), "00.0%");
-        assert_eq!(percent(u64::MAX, u128::MAX), "00.0%");
+    fn shares_have_one_digit_and_large_numbers_three() {
+        assert_eq!(percent(333), "33.3%");
+        assert_eq!(percent(1000), "100.0%");
+        assert_eq!(percent(50), "05.0%");
+        assert_eq!(percent(0), "00.0%");
+        assert_eq!(count(1 << 32), "4294967296");
+        assert_eq!(count(1 << 63), "9.22e18");
+        assert_eq!(count(u64::MAX), "2^64+");
     }
 }

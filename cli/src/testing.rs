@@ -84,6 +84,7 @@ pub(crate) fn fresh() -> Report {
             dns: None,
             domain: None,
             default_subnet: None,
+            default_subnet6: None,
             pool: None,
         },
         copied_state: None,
@@ -210,10 +211,11 @@ fn peers() -> Vec<Peer> {
 }
 
 fn ipam() -> Ipam {
-    let owner = |n: u8, addresses, reachable| Owner {
+    let owner = |n: u8, addresses, permille, reachable| Owner {
         peer: peer(n),
         nickname: format!("host{n}"),
         addresses,
+        permille,
         reachable,
     };
     Ipam {
@@ -221,9 +223,9 @@ fn ipam() -> Ipam {
         range: cidr("10.32.0.0/12"),
         default_subnet: cidr("10.32.0.0/12"),
         owners: vec![
-            owner(1, 524_288, true),
-            owner(2, 262_144, true),
-            owner(5, 262_144, false),
+            owner(1, 524_288, 500, true),
+            owner(2, 262_144, 250, true),
+            owner(5, 262_144, 250, false),
         ],
         active: 2,
         holders: vec![Holder {

@@ -205,7 +205,7 @@ impl Allocator {
 
     /// Makes the ranges of a peer that is gone for good ours, and it no elector any more; how many
     /// addresses that are. None of a peer that is reachable, or of us.
-    pub fn take_over(&mut self, peer: PeerName, now: Instant) -> u64 {
+    pub fn take_over(&mut self, peer: PeerName, now: Instant) -> u128 {
         let Some(mut ring) = self.ring.clone().filter(|_| !self.is_live(peer)) else {
             return 0;
         };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Family};
 use crate::council::MAX_TAKEN;
 use crate::message::{bounded, read_addrs, read_peers, write_addrs, write_peers};
 
@@ -119,12 +119,12 @@ impl Aside {
         }
     }
 
-    pub(crate) fn read_all(r: &mut Reader<'_>) -> Result<Vec<Self>, Malformed> {
+    pub(crate) fn read_all(r: &mut Reader<'_>, family: Family) -> Result<Vec<Self>, Malformed> {
         let count = bounded(r.u32("lists set aside")?, MAX_ASIDE, "lists set aside")?;
         let read = |r: &mut Reader<'_>| {
             Ok(Self {
                 peers: read_peers(r, MAX_TAKEN)?,
-                addrs: read_addrs(r)?,
+                addrs: read_addrs(r, family)?,
                 seconds: r.u64("time set aside")?,
             })
         };

@@ -187,7 +187,8 @@ pub(crate) fn choose_donor(
     for (span, entry) in ring.ranges().filter(|(_, entry)| eligible(entry.owner)) {
         let overlap = span.intersect(subnet.hosts());
         if !overlap.is_empty() {
-            *weights.entry(entry.owner).or_default() += overlap.size().min(entry.free.into());
+            let free = u64::try_from(overlap.size()).unwrap_or(u64::MAX);
+            *weights.entry(entry.owner).or_default() += free.min(entry.free.into());
         }
     }
     let total: u64 = weights.values().sum();

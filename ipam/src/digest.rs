@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::addr::Addr;
+
 /// What stands for a ring in gossip; [`Digest::NONE`] for a peer without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub(crate) u128);
@@ -66,6 +68,14 @@ impl Fnv {
             self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(PRIME);
         }
         self
+    }
+
+    /// As many bytes as the address' family has.
+    pub(crate) fn write_addr(self, addr: Addr) -> Self {
+        match addr.to_v4() {
+            Some(v4) => self.write(&v4.octets()),
+            None => self.write(&addr.to_bits().to_be_bytes()),
+        }
     }
 
     pub(crate) const fn finish(self) -> u128 {

@@ -237,9 +237,9 @@ impl Allocator {
     /// Stands for the addresses of the pool in use here; never 0 if there are any.
     fn mark(&self) -> u64 {
         let addrs = self.used();
-        let hash = addrs.iter().fold(Fnv::new(), |hash, addr| {
-            hash.write(&addr.to_bits().to_be_bytes())
-        });
+        let hash = addrs
+            .iter()
+            .fold(Fnv::new(), |hash, addr| hash.write_addr(*addr));
         match addrs.is_empty() {
             true => 0,
             // The upper half is the better mixed one.

@@ -53,7 +53,7 @@ mod sync;
 mod waits;
 mod watch;
 
-pub use addr::{Addr, Cidr, CidrError};
+pub use addr::{Addr, Cidr, CidrError, Unfit};
 pub use allocator::Allocator;
 pub use aside::Aside;
 pub use birth::Init;

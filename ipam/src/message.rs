@@ -1,8 +1,10 @@
 //! What allocators say to each other, and the bytes of it.
 //!
 //! ```text
-//!  | version (1) | pool: first address (4), prefix (1) | kind (1) | fields of that kind ... |
+//!  | version (1) | family (1) | pool: first address (4 or 16), prefix (1) | kind (1) | fields of that kind ... |
 //! ```
+//!
+//! All addresses of a message are of the family of its pool, IPv4 (4) or IPv6 (6), and have its length.
 //!
 //! Messages may be lost, repeated, reordered and delayed; none of them is the only carrier of a
 //! fact. A grant is nothing but a [`Message::Ring`] that says so. Whatever refers to a ring names
@@ -12,11 +14,12 @@ mod electors;
 mod ring;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::{Addr, Cidr};
+use crate::addr::{Addr, Cidr, Family};
 use crate::consensus::{Ballot, Decree};
 use crate::digest::Digest;
 use crate::ring::{MAX_FOUNDERS, Ring, RingId, RingKind};
@@ -27,7 +30,8 @@ pub(crate) use ring::{read_first_ring, read_ring, write_ring};
 
 /// The most addresses one message claims or denies.
 pub(crate) const MAX_ADDRS: usize = 4_096;
-const VERSION: u8 = 2;
+/// 2 was of IPv4 alone, and had no family in its head.
+const VERSION: u8 = 3;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +100,7 @@ pub(crate) enum Denial {
 impl Message {
     pub(crate) fn emit(&self, pool: Cidr) -> Vec<u8> {
         let mut w = Writer::new();
-        write_cidr(w.u8(VERSION), pool);
+        write_pool(w.u8(VERSION), pool);
         w.u8(self.kind());
         match self {
             Self::Sync { nonce, digest } => {
@@ -151,7 +155,7 @@ impl Message {
         let mut r = Reader::new(bytes);
         let theirs = read_head(&mut r)?;
         if theirs != pool {
-            return Err(unknown("address pool", theirs.first().to_bits().into()));
+            return Err(strange("address pool", theirs.first()));
         }
         let kind = r.u8("address message kind")?;
         let message = Self::read(kind, &mut r, pool)?;
@@ -177,20 +181,20 @@ impl Message {
             },
             SPACE => Self::Space {
                 ring: read_id(r)?,
-                subnet: read_cidr(r, "subnet")?,
+                subnet: read_cidr(r, pool.family(), "subnet")?,
             },
             NO_SPACE => Self::NoSpace {
                 ring: read_id(r)?,
-                subnet: read_cidr(r, "subnet")?,
+                subnet: read_cidr(r, pool.family(), "subnet")?,
                 why: Denial::read(r)?,
             },
             CLAIM => Self::Claim {
                 ring: read_id(r)?,
-                addrs: read_addrs(r)?,
+                addrs: read_addrs(r, pool.family())?,
             },
             TAKEN => Self::Taken {
                 ring: read_id(r)?,
-                addrs: read_addrs(r)?,
+                addrs: read_addrs(r, pool.family())?,
                 why: Denial::read(r)?,
             },
             ADOPTED => Self::Adopted {
@@ -205,7 +209,7 @@ impl Message {
             ABSTAIN => Self::Abstain,
             COUNCIL => Self::Council {
                 ring: read_id(r)?,
-                say: Council::read(r)?,
+                say: Council::read(r, pool.family())?,
             },
             other => Self::read_vote(other, r)?,
         })
@@ -286,17 +290,69 @@ fn read_head(r: &mut Reader<'_>) -> Result<Cidr, Malformed> {
     if version != VERSION {
         return Err(unknown("address message version", version.into()));
     }
-    read_cidr(r, "address pool")
+    read_pool(r, "address pool")
+}
+
+/// A pool, with its family in front: that of all addresses that follow.
+pub(crate) fn write_pool(w: &mut Writer, pool: Cidr) {
+    write_family(w, pool.family());
+    write_cidr(w, pool);
+}
+
+pub(crate) fn read_pool(r: &mut Reader<'_>, what: &'static str) -> Result<Cidr, Malformed> {
+    let family = read_family(r)?;
+    read_cidr(r, family, what)
+}
+
+pub(crate) fn write_family(w: &mut Writer, family: Family) {
+    w.u8(match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    });
+}
+
+pub(crate) fn read_family(r: &mut Reader<'_>) -> Result<Family, Malformed> {
+    match r.u8("family of addresses")? {
+        4 => Ok(Family::V4),
+        6 => Ok(Family::V6),
+        other => Err(unknown("family of addresses", other.into())),
+    }
 }
 
 pub(crate) fn write_cidr(w: &mut Writer, cidr: Cidr) {
-    w.u32(cidr.first().to_bits()).u8(cidr.prefix());
+    write_addr(w, cidr.first()).u8(cidr.prefix());
 }
 
-pub(crate) fn read_cidr(r: &mut Reader<'_>, what: &'static str) -> Result<Cidr, Malformed> {
-    let first = Addr::from_bits(r.u32(what)?);
+pub(crate) fn read_cidr(
+    r: &mut Reader<'_>,
+    family: Family,
+    what: &'static str,
+) -> Result<Cidr, Malformed> {
+    let first = read_addr(r, family, what)?;
     let prefix = r.u8(what)?;
     Cidr::new(first, prefix).map_err(|_| unknown(what, prefix.into()))
+}
+
+pub(crate) fn write_addr(w: &mut Writer, addr: Addr) -> &mut Writer {
+    match addr.to_v4() {
+        Some(v4) => w.u32(v4.to_bits()),
+        None => w.u128(addr.to_bits()),
+    }
+}
+
+pub(crate) fn read_addr(
+    r: &mut Reader<'_>,
+    family: Family,
+    what: &'static str,
+) -> Result<Addr, Malformed> {
+    let addr = match family {
+        Family::V4 => Ipv4Addr::from_bits(r.u32(what)?).into(),
+        Family::V6 => Addr::from_bits(r.u128(what)?),
+    };
+    // An IPv4 address in the long form would be written in the short one.
+    (addr.family() == family)
+        .then_some(addr)
+        .ok_or_else(|| strange(what, addr))
 }
 
 pub(crate) fn write_accepted(w: &mut Writer, accepted: Option<&(Ballot, Decree)>) {
@@ -373,14 +429,14 @@ pub(crate) fn read_peers(r: &mut Reader<'_>, most: usize) -> Result<Vec<PeerName
 pub(crate) fn write_addrs(w: &mut Writer, addrs: &[Addr]) {
     w.u32(u32::try_from(addrs.len()).unwrap_or(u32::MAX));
     for addr in addrs {
-        w.u32(addr.to_bits());
+        write_addr(w, *addr);
     }
 }
 
-pub(crate) fn read_addrs(r: &mut Reader<'_>) -> Result<Vec<Addr>, Malformed> {
+pub(crate) fn read_addrs(r: &mut Reader<'_>, family: Family) -> Result<Vec<Addr>, Malformed> {
     let count = bounded(r.u32("number of addresses")?, MAX_ADDRS, "address list")?;
     (0..count)
-        .map(|_| r.u32("address").map(Addr::from_bits))
+        .map(|_| read_addr(r, family, "address"))
         .collect()
 }
 
@@ -394,6 +450,12 @@ pub(crate) fn bounded(value: u32, limit: usize, what: &'static str) -> Result<us
 
 pub(crate) const fn unknown(what: &'static str, value: u64) -> Malformed {
     Malformed::Unknown { what, value }
+}
+
+/// An address that cannot be where it is; its last 64 bits tell it from others.
+pub(crate) fn strange(what: &'static str, addr: Addr) -> Malformed {
+    let [.., a, b, c, d, e, f, g, h] = addr.to_bits().to_be_bytes();
+    unknown(what, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 const SYNC: u8 = 1;
@@ -421,22 +483,27 @@ mod tests {
     use super::*;
     use crate::ring::{MAX_CLAIMS, MAX_COVERS, MAX_ENTRIES};
 
-    fn pool() -> Cidr {
-        "10.32.0.0/12".parse().unwrap()
+    /// The first is of IPv4, the other of IPv6.
+    fn pools() -> [Cidr; 2] {
+        ["10.32.0.0/12", "fd57:1::/64"].map(|text| text.parse().unwrap())
     }
 
     fn peer(n: u8) -> PeerName {
         PeerName::from_bytes([2, 0, 0, 0, 0, n])
     }
 
-    fn ring() -> Ring {
-        let mut ring = Ring::seeded(pool(), &BTreeSet::from([peer(1), peer(2), peer(3)]));
-        ring.claim("10.32.0.9".parse().unwrap(), peer(7)).unwrap();
+    fn addr(pool: Cidr, host: u128) -> Addr {
+        Addr::from_bits(pool.first().to_bits() + host)
+    }
+
+    fn ring(pool: Cidr) -> Ring {
+        let mut ring = Ring::seeded(pool, &BTreeSet::from([peer(1), peer(2), peer(3)]));
+        ring.claim(addr(pool, 9), peer(7)).unwrap();
         ring
     }
 
-    fn samples() -> Vec<Message> {
-        let ring_id = ring().id();
+    fn samples(pool: Cidr) -> Vec<Message> {
+        let ring_id = ring(pool).id();
         let ballot = Ballot {
             round: 7,
             proposer: peer(1),
@@ -445,9 +512,9 @@ mod tests {
             bits: 5,
             founders: BTreeSet::from([peer(1), peer(9)]),
         };
-        let subnet = "10.40.0.0/16".parse().unwrap();
-        let addrs = vec![Addr::from_bits(1), Addr::from_bits(u32::MAX)];
-        let digest = ring().digest();
+        let subnet = Cidr::containing(addr(pool, 1 << 18), pool.prefix() + 4).unwrap();
+        let addrs = vec![addr(pool, 1), addr(pool, pool.size() - 1)];
+        let digest = ring(pool).digest();
         vec![
             Message::Sync { nonce: 3, digest },
             Message::Same { nonce: u32::MAX },
@@ -457,7 +524,7 @@ mod tests {
             },
             Message::Ring {
                 nonce: 1,
-                ring: Some(ring()),
+                ring: Some(ring(pool)),
             },
             Message::Space {
                 ring: ring_id,
@@ -508,55 +575,79 @@ mod tests {
             },
         ]
         .into_iter()
-        .chain(electors::samples(ring_id, digest))
+        .chain(electors::samples(
+            ring_id,
+            digest,
+            [1, 9].map(|host| addr(pool, host)),
+        ))
         .collect()
     }
 
     #[test]
     fn every_message_is_read_back() {
-        for message in samples() {
-            let bytes = message.emit(pool());
-            assert_eq!(Message::parse(&bytes, pool()), Ok(message));
+        for pool in pools() {
+            for message in samples(pool) {
+                let bytes = message.emit(pool);
+                assert_eq!(Message::parse(&bytes, pool), Ok(message));
+            }
         }
     }
 
     #[test]
     fn every_message_cut_short_or_too_long_is_refused() {
-        for message in samples() {
-            let mut bytes = message.emit(pool());
+        let both = pools().map(|pool| samples(pool).into_iter().map(move |m| (pool, m)));
+        for (pool, message) in both.into_iter().flatten() {
+            let mut bytes = message.emit(pool);
             for len in 0..bytes.len() {
-                assert!(
-                    Message::parse(&bytes[..len], pool()).is_err(),
-                    "{message:?}"
-                );
+                assert!(Message::parse(&bytes[..len], pool).is_err(), "{message:?}");
             }
             bytes.push(0);
-            assert!(Message::parse(&bytes, pool()).is_err(), "{message:?}");
+            assert!(Message::parse(&bytes, pool).is_err(), "{message:?}");
         }
     }
 
     #[test]
     fn a_message_about_another_pool_is_refused() {
-        let bytes = Message::Start.emit("10.0.0.0/8".parse().unwrap());
-        assert!(Message::parse(&bytes, pool()).is_err());
+        let [pool, other] = pools();
+        for strange in ["10.0.0.0/8".parse().unwrap(), other] {
+            let bytes = Message::Start.emit(strange);
+            assert!(Message::parse(&bytes, pool).is_err());
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_version_before_is_refused_as_such() {
+        // As it was written for 10.32.0.0/12: version, pool, kind, nonce.
+        let bytes = [2, 10, 32, 0, 0, 12, SAME, 0, 0, 0, 1];
+        let refused = pool_of(&bytes).unwrap_err().to_string();
+        assert!(refused.contains("address message version"), "{refused}");
+    }
+
+    #[test]
+    fn an_ipv4_address_in_the_length_of_ipv6_is_refused() {
+        let mut w = Writer::new();
+        w.u8(VERSION).u8(6).u128(pools()[0].first().to_bits());
+        w.u8(12).u8(START);
+        assert!(pool_of(&w.into_bytes()).is_err());
     }
 
     #[test]
     fn a_ring_that_cannot_be_is_refused() {
+        let [pool, _] = pools();
         let bytes = Message::Ring {
             nonce: 0,
-            ring: Some(ring()),
+            ring: Some(ring(pool)),
         }
-        .emit(pool());
+        .emit(pool);
         let rulings = 4 + 4 + 3 * 6 + 4 + 4;
-        let token = 7 + 4 + 1 + 17 + 4 + 3 * 6 + rulings + 4;
+        let token = 8 + 4 + 1 + 17 + 4 + 3 * 6 + rulings + 4;
         let mut moved = bytes.clone();
         moved[token] ^= 1;
-        assert!(Message::parse(&moved, pool()).is_err());
+        assert!(Message::parse(&moved, pool).is_err());
         let mut huge = bytes;
         huge[token - 4] = 0xff;
         assert!(matches!(
-            Message::parse(&huge, pool()),
+            Message::parse(&huge, pool),
             Err(Malformed::TooLong { .. })
         ));
     }
@@ -571,25 +662,31 @@ mod tests {
         #[test]
         fn any_bytes_parse_without_panic(bytes: Vec<u8>) {
             let mut whole = Vec::new();
-            let _ = Message::parse(&bytes, pool());
-            for kind in 0..24 {
-                whole.clear();
-                whole.extend([VERSION, 10, 32, 0, 0, 12, kind]);
-                whole.extend(&bytes);
-                let _ = Message::parse(&whole, pool());
+            for pool in pools() {
+                let _ = Message::parse(&bytes, pool);
+                let mut head = Message::Start.emit(pool);
+                head.pop();
+                for kind in 0..24 {
+                    whole.clear();
+                    whole.extend(&head);
+                    whole.push(kind);
+                    whole.extend(&bytes);
+                    let _ = Message::parse(&whole, pool);
+                }
             }
         }
 
         #[test]
         fn a_message_with_a_byte_changed_parses_without_panic(
-            which in 0..28_usize, at: prop::sample::Index, with: u8,
+            which in 0..28_usize, v6: bool, at: prop::sample::Index, with: u8,
         ) {
-            let mut bytes = samples()[which].emit(pool());
+            let pool = pools()[usize::from(v6)];
+            let mut bytes = samples(pool)[which].emit(pool);
             let at = at.index(bytes.len());
             bytes[at] = with;
-            if let Ok(message) = Message::parse(&bytes, pool()) {
-                let again = message.emit(pool());
-                prop_assert_eq!(Message::parse(&again, pool()), Ok(message));
+            if let Ok(message) = Message::parse(&bytes, pool) {
+                let again = message.emit(pool);
+                prop_assert_eq!(Message::parse(&again, pool), Ok(message));
             }
         }
     }

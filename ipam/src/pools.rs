@@ -23,7 +23,7 @@ use rand_core::SeedableRng;
 use thiserror::Error;
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::{Addr, Cidr};
+use crate::addr::{Addr, Cidr, Unfit};
 use crate::allocator::Allocator;
 use crate::birth::Init;
 use crate::digest::Digest;
@@ -44,8 +44,9 @@ pub struct PoolsConfig {
     pub us: PeerName,
     /// The pools, the default one first; none if we give out no addresses.
     pub pools: Vec<Cidr>,
-    /// Where addresses come from unless a request says otherwise; the default pool if none.
-    pub default_subnet: Option<Cidr>,
+    /// Of a pool that one of these overlaps, addresses come from there unless a request says otherwise;
+    /// of others, from anywhere.
+    pub default_subnets: Vec<Cidr>,
     /// How the first ring of each pool is made.
     pub init: Init,
     /// How many peers we were told to connect to.
@@ -63,11 +64,13 @@ pub struct PoolsConfig {
 /// Why there can be no such pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AddPoolError {
-    /// Too small to allocate from.
-    #[error("the range {pool} has fewer than {} addresses", Cidr::MIN_SUBNET)]
-    TooSmall {
+    /// Containers cannot have addresses of it.
+    #[error("no addresses can be given out of the range {pool}: {why}")]
+    Unfit {
         /// The range asked for.
         pool: Cidr,
+        /// Why not.
+        why: Unfit,
     },
     /// It would hold a pool that is there.
     #[error("the range {pool} overlaps the range {with}, which is in use")]
@@ -260,7 +263,7 @@ impl Pools {
 
     /// Makes the ranges of a peer that is gone for good ours in every pool; how many addresses that
     /// are. See [`Allocator::take_over`].
-    pub fn take_over(&mut self, peer: PeerName, now: Instant) -> u64 {
+    pub fn take_over(&mut self, peer: PeerName, now: Instant) -> u128 {
         let all = self.allocators.values_mut();
         all.map(|a| a.take_over(peer, now)).sum()
     }

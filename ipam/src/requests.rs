@@ -11,7 +11,7 @@ use std::time::Instant;
 use thiserror::Error;
 use weft_wire::PeerName;
 
-use crate::addr::{Addr, Cidr, Span};
+use crate::addr::{Addr, Cidr, PrefixFault, Span};
 use crate::allocator::Allocator;
 use crate::event::Answer;
 use crate::message::Denial;
@@ -85,18 +85,19 @@ pub enum RequestError {
         /// The subnet.
         subnet: Cidr,
     },
-    /// A prefix length above 32.
-    #[error("invalid subnet - prefix length {prefix} of {addr} is above 32")]
+    /// A prefix length no subnet of the address has.
+    #[error("invalid subnet - {}", PrefixFault { addr: *addr, prefix: *prefix })]
     Prefix {
         /// The address.
         addr: Addr,
         /// The prefix length.
         prefix: u8,
     },
-    /// The address is the network or broadcast address of its own subnet.
-    #[error(
-        "address {addr} is the network or broadcast address of its subnet /{prefix}: choose one between"
-    )]
+    /// The address stands for its own subnet, or for all in it.
+    #[error("address {addr} is {} of its subnet /{prefix}: choose another", match addr.to_v4() {
+        Some(_) => "the network or broadcast address",
+        None => "the first one, which stands for the routers (RFC 4291),",
+    })]
     NotAHost {
         /// The address.
         addr: Addr,

@@ -31,7 +31,7 @@ use std::fmt;
 use thiserror::Error;
 use weft_wire::PeerName;
 
-use crate::addr::{Addr, Cidr, Span};
+use crate::addr::{Addr, Cidr, Position, Span};
 use crate::digest::{Digest, Fnv};
 use crate::saved::SavedRing;
 
@@ -263,14 +263,14 @@ impl Ring {
     pub(crate) fn digest(&self) -> Digest {
         let mut hash = Fnv::new()
             .write(&[self.id.kind as u8, self.pool.prefix()])
-            .write(&self.pool.first().to_bits().to_be_bytes())
+            .write_addr(self.pool.first())
             .write(&self.id.bits.to_be_bytes());
         for founder in &self.founders {
             hash = hash.write(&founder.to_bytes());
         }
         for (token, entry) in &self.entries {
             hash = hash
-                .write(&token.to_bits().to_be_bytes())
+                .write_addr(*token)
                 .write(&entry.owner.to_bytes())
                 .write(&entry.ruling.to_be_bytes())
                 .write(&entry.version.to_be_bytes());
@@ -280,7 +280,7 @@ impl Ring {
         hash = hash.write(b"claims");
         for ((addr, claimant), claim) in &self.claims {
             hash = hash
-                .write(&addr.to_bits().to_be_bytes())
+                .write_addr(*addr)
                 .write(&claimant.to_bytes())
                 .write(&claim.stamp.to_be_bytes())
                 .write(&[claim.held.into()]);
@@ -317,7 +317,7 @@ impl Ring {
     }
 
     /// How many addresses each owner has.
-    pub(crate) fn owners(&self) -> BTreeMap<PeerName, u64> {
+    pub(crate) fn owners(&self) -> BTreeMap<PeerName, u128> {
         let mut owners = BTreeMap::new();
         for (span, entry) in self.ranges() {
             *owners.entry(entry.owner).or_default() += span.size();
@@ -359,12 +359,11 @@ impl Ring {
     }
 
     /// Writes down how much of its ranges a peer has free; only that peer may say so.
-    pub(crate) fn advise(&mut self, us: PeerName, free: impl Fn(Span) -> u64) {
+    pub(crate) fn advise(&mut self, us: PeerName, free: impl Fn(Span) -> u128) {
         let ranges: Vec<_> = self.ranges().filter(|(_, e)| e.owner == us).collect();
         for (span, _) in ranges {
             let free = u32::try_from(free(span)).unwrap_or(u32::MAX);
-            let token = Span::addr_at(span.start);
-            let entry = token.and_then(|token| self.entries.get_mut(&token));
+            let entry = self.entries.get_mut(&span.first());
             if let Some(entry) = entry.filter(|entry| entry.free != free) {
                 entry.free = free;
                 entry.stamp = entry.stamp.saturating_add(1);
@@ -382,10 +381,11 @@ impl Ring {
         debug_assert!(!self.entries.iter().any(void));
     }
 
-    fn cut_at(&mut self, position: u64) {
-        let Some(token) = Span::addr_at(position).filter(|token| self.pool.contains(*token)) else {
+    fn cut_at(&mut self, position: Position) {
+        let token = Addr::from_bits(position);
+        if !self.pool.contains(token) {
             return; // the end of the pool, where no range starts
-        };
+        }
         let before = self.entries.range(..=token).next_back();
         if let Some((_, entry)) = before {
             let entry = Entry {
@@ -438,7 +438,7 @@ fn check_entries(
 }
 
 fn divide(span: Span, peers: &[PeerName], entries: &mut BTreeMap<Addr, Entry>) {
-    let (Some(owner), Some(token)) = (peers.first(), Span::addr_at(span.start)) else {
+    let Some(owner) = peers.first() else {
         return;
     };
     if peers.len() == 1 || span.size() == 1 {
@@ -449,7 +449,7 @@ fn divide(span: Span, peers: &[PeerName], entries: &mut BTreeMap<Addr, Entry>) {
             stamp: 0,
             free: u32::try_from(span.size()).unwrap_or(u32::MAX),
         };
-        entries.insert(token, entry);
+        entries.insert(span.first(), entry);
         return;
     }
     let middle = span.start + span.size() / 2;

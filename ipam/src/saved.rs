@@ -1,10 +1,11 @@
 //! What an allocator must find again after a restart, and the bytes of it.
 //!
 //! ```text
-//!  | "WRNG" | format (1) | us (6) | pool (5) | ring flag (1), ring | allocations | acceptor | votes | aside | check (16) |
+//!  | "WRNG" | format (1) | us (6) | pool (6 or 18) | ring flag (1), ring | allocations | acceptor | votes | aside | check (16) |
 //! ```
 //!
-//! The first format, which had neither votes nor addresses set aside, is read too.
+//! The formats before are read too: the second was of IPv4 alone, so that pool and allocations had no
+//! family; the first had neither votes nor addresses set aside.
 //!
 //! The check is a hash of all before it, so that a file with a hole in it is not taken for a small
 //! ring. Invariant: `parse(emit(x)) == x`, and nothing of a damaged state is used.
@@ -15,7 +16,7 @@ use thiserror::Error;
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::{Addr, Cidr};
+use crate::addr::{Addr, Cidr, Family, Unfit};
 use crate::allocator::Allocator;
 use crate::aside::Aside;
 use crate::birth::Init;
@@ -24,15 +25,18 @@ use crate::council::{Council, Votes};
 use crate::digest::Fnv;
 use crate::event::{Config, Event};
 use crate::message::{
-    read_accepted, read_ballot, read_cidr, read_first_ring, read_ring, unknown, write_accepted,
-    write_ballot, write_cidr, write_ring,
+    read_accepted, read_addr, read_ballot, read_cidr, read_family, read_first_ring, read_pool,
+    read_ring, unknown, write_accepted, write_addr, write_ballot, write_family, write_pool,
+    write_ring,
 };
 use crate::ring::{Claim, Entry, Ring, RingError, RingId};
 use crate::rules::Rule;
 use crate::space::{ContainerId, Hold, Holding};
 
 const MAGIC: [u8; 4] = *b"WRNG";
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+/// From before there was IPv6.
+const SECOND_FORMAT: u8 = 2;
 /// From before there were electors.
 const FIRST_FORMAT: u8 = 1;
 const CHECK_LEN: usize = 16;
@@ -84,7 +88,7 @@ pub struct Allocation {
     pub container: ContainerId,
     /// The address.
     pub addr: Addr,
-    /// Prefix length of the subnet it was asked for in, 0 to 32.
+    /// Prefix length of the subnet it was asked for in.
     pub prefix: u8,
     /// The peer whose address it really is, if the container lost it.
     pub conflict: Option<PeerName>,
@@ -122,14 +126,13 @@ pub enum LoadError {
         /// Its address.
         addr: Addr,
     },
-    /// The pool is too small to allocate from.
-    #[error(
-        "invalid range - smaller than minimum size {}: {pool}",
-        Cidr::MIN_SUBNET
-    )]
-    PoolTooSmall {
+    /// Containers cannot have addresses of the pool.
+    #[error("invalid range {pool} - {why}")]
+    Unfit {
         /// The pool.
         pool: Cidr,
+        /// Why not.
+        why: Unfit,
     },
     /// Two pools have addresses in common.
     #[error("the ranges {pool} and {other} overlap: give the larger one only")]
@@ -186,7 +189,7 @@ impl Saved {
     pub fn emit(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.raw(&MAGIC).u8(FORMAT).peer(self.us);
-        write_cidr(&mut w, self.pool);
+        write_pool(&mut w, self.pool);
         w.bool(self.ring.is_some());
         if let Some(ring) = &self.ring {
             write_ring(&mut w, ring);
@@ -194,7 +197,9 @@ impl Saved {
         w.u32(u32::try_from(self.allocations.len()).unwrap_or(u32::MAX));
         for allocation in &self.allocations {
             w.text(allocation.container.as_str());
-            w.u32(allocation.addr.to_bits()).u8(allocation.prefix);
+            // What is of no pool may be of another family than this one.
+            write_family(&mut w, allocation.addr.family());
+            write_addr(&mut w, allocation.addr).u8(allocation.prefix);
             w.bool(allocation.conflict.is_some());
             if let Some(peer) = allocation.conflict {
                 w.peer(peer);
@@ -236,7 +241,7 @@ impl Saved {
             return Err(unknown("start of the saved ring", 0));
         }
         let format = r.u8("format of the saved ring")?;
-        if format != FORMAT && format != FIRST_FORMAT {
+        if !(FIRST_FORMAT..=FORMAT).contains(&format) {
             return Err(unknown("format of the saved ring", format.into()));
         }
         let saved = Self::read(&mut r, format)?;
@@ -246,7 +251,10 @@ impl Saved {
 
     fn read(r: &mut Reader<'_>, format: u8) -> Result<Self, Malformed> {
         let us = r.peer("saved peer")?;
-        let pool = read_cidr(r, "saved pool")?;
+        let pool = match format {
+            FIRST_FORMAT | SECOND_FORMAT => read_cidr(r, Family::V4, "saved pool")?,
+            _ => read_pool(r, "saved pool")?,
+        };
         let first = format == FIRST_FORMAT;
         let ring = match (r.bool("saved ring flag")?, first) {
             (true, true) => Some(read_first_ring(r, pool)?),
@@ -256,7 +264,7 @@ impl Saved {
         let count = r.u32("number of allocations")?;
         let mut allocations = Vec::new();
         for _ in 0..count {
-            allocations.push(Allocation::read(r)?);
+            allocations.push(Allocation::read(r, format)?);
         }
         let promised = match r.bool("promise flag")? {
             true => Some(read_ballot(r)?),
@@ -265,7 +273,10 @@ impl Saved {
         let accepted = read_accepted(r)?;
         let (votes, aside) = match first {
             true => (Votes::default(), Vec::new()),
-            false => (Votes::read(r)?, Aside::read_all(r)?),
+            false => (
+                Votes::read(r, pool.family())?,
+                Aside::read_all(r, pool.family())?,
+            ),
         };
         Ok(Self {
             us,
@@ -280,10 +291,15 @@ impl Saved {
 }
 
 impl Allocation {
-    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(r: &mut Reader<'_>, format: u8) -> Result<Self, Malformed> {
+        let container = ContainerId::new(r.text(ContainerId::MAX, "container id")?);
+        let family = match format {
+            FIRST_FORMAT | SECOND_FORMAT => Family::V4,
+            _ => read_family(r)?,
+        };
         Ok(Self {
-            container: ContainerId::new(r.text(ContainerId::MAX, "container id")?),
-            addr: Addr::from_bits(r.u32("allocated address")?),
+            container,
+            addr: read_addr(r, family, "allocated address")?,
             prefix: r.u8("allocated prefix")?,
             conflict: match r.bool("conflict flag")? {
                 true => Some(r.peer("conflicting peer")?),
@@ -409,8 +425,8 @@ impl Allocator {
 pub(crate) fn check_config(config: &Config) -> Result<(), LoadError> {
     let pool = config.pool;
     let subnet = config.default_subnet;
-    if pool.size() < Cidr::MIN_SUBNET {
-        return Err(LoadError::PoolTooSmall { pool });
+    if let Some(why) = pool.unfit() {
+        return Err(LoadError::Unfit { pool, why });
     }
     if subnet.size() < Cidr::MIN_SUBNET || !subnet.overlaps(pool) {
         return Err(LoadError::DefaultSubnet { subnet, pool });
@@ -432,12 +448,16 @@ mod tests {
     use crate::council::Ruling;
 
     fn sample() -> Saved {
+        sample_of("10.32.0.0/12", "10.32.0.1")
+    }
+
+    fn sample_of(pool: &str, held: &str) -> Saved {
         let us = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
-        let pool: Cidr = "10.32.0.0/12".parse().unwrap();
+        let pool: Cidr = pool.parse().unwrap();
         let ring = Ring::seeded(pool, &BTreeSet::from([us]));
         let allocation = |name: &str, conflict| Allocation {
             container: ContainerId::new(name),
-            addr: "10.32.0.1".parse().unwrap(),
+            addr: held.parse().unwrap(),
             prefix: 12,
             conflict,
         };
@@ -487,7 +507,11 @@ mod tests {
             aside: Vec::new(),
             ..sample()
         };
-        for saved in [sample(), empty] {
+        // What is of no pool is kept beside any, whatever its family.
+        let six = sample_of("fd57:1::/64", "fd57:1::7");
+        let mixed = [("10.32.0.0/12", "fd57::7"), ("fd57:1::/64", "10.1.1.1")];
+        let [one, other] = mixed.map(|(pool, held)| sample_of(pool, held));
+        for saved in [sample(), empty, six, one, other] {
             assert_eq!(Saved::parse(&saved.emit()), Ok(saved));
         }
     }
@@ -502,14 +526,14 @@ mod tests {
         let ring = saved.ring.clone().unwrap();
         let entry = ring.entries[0].1;
         let mut w = Writer::new();
-        write_cidr(w.raw(&MAGIC).u8(1).peer(saved.us), saved.pool);
+        crate::message::write_cidr(w.raw(&MAGIC).u8(1).peer(saved.us), saved.pool);
         w.bool(true).u8(1).u128(ring.id.bits);
         w.u32(1).peer(saved.us).u32(1);
-        w.u32(saved.pool.first().to_bits()).u32(entry.version);
+        write_addr(&mut w, saved.pool.first()).u32(entry.version);
         w.peer(entry.owner).u32(entry.stamp).u32(entry.free).u32(0);
         w.u32(2);
         for (name, flag) in [("a", false), ("", true)] {
-            w.text(name).u32(saved.allocations[0].addr.to_bits());
+            write_addr(w.text(name), saved.allocations[0].addr);
             w.u8(12).bool(flag);
         }
         w.peer(saved.us).bool(true);
@@ -519,6 +543,65 @@ mod tests {
         let mut bytes = w.into_bytes();
         bytes.extend(Fnv::new().write(&bytes).finish().to_be_bytes());
         assert_eq!(Saved::parse(&bytes), Ok(saved));
+    }
+
+    /// As a router from before there was IPv6 wrote it, for 10.32.0.0/24.
+    const OLD: &str = "\
+         57524e47020200000000010a200000180101a372a3ce7a09c6bcf299dd5258216a4800000002020000000001\
+         02000000000200000000000000020200000000010200000000020000000000000000000000020a2000000000\
+         00000000000102000000000100000000000000800a2000800000000000000001020000000002000000000000\
+         0080000000000000000300026462c0a80909100000037765620a200007180000036f6c640a2000c818010200\
+         0000000200000101a372a3ce7a09c6bcf299dd5258216a480000000400010000000000000003020000000001\
+         0000000102000000000102000000000100000001020000000001000000010a2000000a20007f000000010000\
+         0001020000000001000000010a200009000000000000000704c1438fd19a82acf5f94c7188637433";
+
+    #[test]
+    fn a_state_of_the_second_format_is_read_and_written_anew() {
+        let hex = OLD.as_bytes().chunks(2);
+        let hex = hex.map(|pair| std::str::from_utf8(pair).unwrap());
+        let bytes: Vec<_> = hex
+            .map(|pair| u8::from_str_radix(pair, 16).unwrap())
+            .collect();
+        assert_eq!(bytes[4], SECOND_FORMAT);
+        let saved = Saved::parse(&bytes).unwrap();
+        let [us, other] = [1, 2].map(|n| PeerName::from_bytes([2, 0, 0, 0, 0, n]));
+        assert_eq!(
+            (saved.us, saved.pool.to_string()),
+            (us, "10.32.0.0/24".into())
+        );
+        let held: Vec<_> = saved
+            .allocations
+            .iter()
+            .map(|a| {
+                (
+                    a.container.as_str(),
+                    a.addr.to_string(),
+                    a.prefix,
+                    a.conflict,
+                )
+            })
+            .collect();
+        assert_eq!(
+            held,
+            [
+                ("db", "192.168.9.9".into(), 16, None),
+                ("web", "10.32.0.7".into(), 24, None),
+                ("old", "10.32.0.200".into(), 24, Some(other)),
+            ]
+        );
+        let ring = saved.ring.clone().unwrap();
+        let owners = ring.entries.iter().map(|(t, e)| (t.to_string(), e.owner));
+        let owners: Vec<_> = owners.collect();
+        assert_eq!(
+            owners,
+            [("10.32.0.0".into(), us), ("10.32.0.128".into(), other)]
+        );
+        let (_, ruling) = saved.votes.acceptor.accepted.clone().unwrap();
+        let spans =
+            [("10.32.0.0", "10.32.0.127")].map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap()));
+        assert_eq!(ruling.spans, spans);
+        assert_eq!(saved.aside[0].addrs, ["10.32.0.9".parse().unwrap()]);
+        assert_eq!(Saved::parse(&saved.emit()), Ok(saved));
     }
 
     #[test]

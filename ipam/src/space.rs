@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use weft_wire::PeerName;
 
-use crate::addr::{Addr, Cidr, Span};
+use crate::addr::{Addr, Cidr, Position, Span};
 use crate::aside::{Aside, SetAside};
 use crate::digest::Fnv;
 
@@ -83,7 +83,7 @@ pub(crate) struct Space {
     freed: BTreeMap<Addr, u64>,
     freed_order: BTreeMap<u64, Addr>,
     frees: u64,
-    cursor: Option<u64>,
+    cursor: Option<Position>,
     aside: SetAside,
     /// The addresses in `aside`.
     kept: BTreeSet<Addr>,
@@ -266,10 +266,10 @@ impl Space {
     }
 
     /// How many addresses of a range of ours are free.
-    pub(crate) fn free_in(&self, span: Span) -> u64 {
+    pub(crate) fn free_in(&self, span: Span) -> u128 {
         let busy = self.busy_in(span).len();
         span.size()
-            .saturating_sub(u64::try_from(busy).unwrap_or(u64::MAX))
+            .saturating_sub(u128::try_from(busy).unwrap_or(u128::MAX))
     }
 
     /// What to give to a peer that has no address left in a subnet: the largest free aligned part
@@ -295,7 +295,7 @@ impl Space {
     }
 
     fn first_unused(&self, span: Span, avoid: &BTreeSet<Addr>) -> Option<Addr> {
-        let mut candidates = (span.start..span.end).filter_map(Span::addr_at);
+        let mut candidates = (span.start..span.end).map(Addr::from_bits);
         candidates.find(|addr| {
             !self.used.contains_key(addr)
                 && !self.freed.contains_key(addr)
@@ -343,17 +343,17 @@ impl Space {
 
 /// Peers start their search at different places, so that those that allocated alone, each in a ring
 /// of its own, rarely chose the same addresses when they meet.
-fn starting_point(us: PeerName, subnet: Cidr) -> u64 {
+fn starting_point(us: PeerName, subnet: Cidr) -> Position {
     let hosts = subnet.hosts();
     let hash = Fnv::new()
         .write(&us.to_bytes())
-        .write(&subnet.first().to_bits().to_be_bytes())
+        .write_addr(subnet.first())
         .write(&[subnet.prefix()])
         .finish();
     // The upper half of the hash is the better mixed one.
     let [a, b, c, d, e, f, g, h, ..] = hash.to_be_bytes();
     let hash = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    hosts.start + hash.checked_rem(hosts.size()).unwrap_or(0)
+    hosts.start + u128::from(hash).checked_rem(hosts.size()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -370,7 +370,7 @@ mod tests {
         "10.0.0.0/28".parse().unwrap()
     }
 
-    fn addr(host: u32) -> Addr {
+    fn addr(host: u128) -> Addr {
         Addr::from_bits(pool().first().to_bits() + host)
     }
 
@@ -408,6 +408,32 @@ mod tests {
     }
 
     #[test]
+    fn of_an_ipv6_subnet_all_but_the_first_are_given() {
+        let pool: Cidr = "fd57:1::/124".parse().unwrap();
+        let mut space = Space::new(pool, []);
+        let own = [pool.span()];
+        let mut given = BTreeSet::new();
+        while let Some(addr) = space.pick(us(), &own, pool, &BTreeSet::new()) {
+            space.hold(&ContainerId::new(&addr.to_string()), addr, settled());
+            given.insert(addr.to_string());
+        }
+        let expected = (1..16).map(|n| format!("fd57:1::{n:x}"));
+        assert_eq!(given, expected.collect());
+    }
+
+    #[test]
+    fn a_large_space_is_found_and_halved_like_a_small_one() {
+        let pool: Cidr = "fd00::/8".parse().unwrap();
+        let mut space = Space::new(pool, []);
+        let own = [pool.span()];
+        let first = space.pick(us(), &own, pool, &BTreeSet::new()).unwrap();
+        space.hold(&ContainerId::new("a"), first, settled());
+        assert_eq!(space.free_in(pool.span()), (1 << 120) - 1);
+        let half = space.spare(&own, pool).unwrap();
+        assert_eq!(half.size(), 1 << 118);
+    }
+
+    #[test]
     fn the_address_freed_first_is_given_again_last_of_all_but_first_of_the_freed() {
         let mut space = space();
         let own = [pool().span()];
@@ -430,8 +456,8 @@ mod tests {
             start: begin + 2,
             end: begin + 3,
         };
-        assert_eq!(take(&mut space, &[third]), Span::addr_at(begin + 2));
-        assert_eq!(take(&mut space, &all), Span::addr_at(begin + 3));
+        assert_eq!(take(&mut space, &[third]), Some(Addr::from_bits(begin + 2)));
+        assert_eq!(take(&mut space, &all), Some(Addr::from_bits(begin + 3)));
     }
 
     #[test]
@@ -484,8 +510,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_spared_is_free_and_ours(
-            used in proptest::collection::btree_set(0..16_u32, 0..16),
-            start in 0..16_u64, len in 0..16_u64,
+            used in proptest::collection::btree_set(0..16_u128, 0..16),
+            start in 0..16_u128, len in 0..16_u128,
         ) {
             let mut space = space();
             for host in &used {

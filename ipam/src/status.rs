@@ -108,7 +108,7 @@ pub struct Owner {
     /// Who.
     pub peer: PeerName,
     /// How many addresses it owns, given out or not.
-    pub addresses: u64,
+    pub addresses: u128,
     /// The same in percent of the pool.
     pub percent: f64,
     /// Whether it can be asked for some; true of ourselves.
@@ -231,7 +231,7 @@ impl Allocator {
     fn owners(&self) -> Vec<Owner> {
         let us = self.config.us;
         let owners = self.ring.as_ref().map(Ring::owners).unwrap_or_default();
-        // As floats only to be printed; a pool's size is exact in them.
+        // As floats only to be printed; a pool's size, a power of two, is exact in them.
         let size = self.config.pool.size() as f64;
         let mut owners: Vec<_> = owners
             .into_iter()

@@ -1,8 +1,8 @@
 //! How people say which address they want.
 //!
 //! The grammar is Weave Net's, so that scripts move over: `ip:A.B.C.D/N` or bare `A.B.C.D/N` is
-//! exactly that address, `net:A.B.C.D/N` any of that subnet, `net:default` any of the default
-//! subnet. No address at all means `net:default`.
+//! exactly that address, `net:A.B.C.D/N` any of that subnet, `net:default` one of the default subnet
+//! of each family, IPv4 and IPv6, that there is a range of. No address at all means `net:default`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub enum AddressSpec {
     Exact(Cidr),
     /// Any of this subnet.
     Subnet(Cidr),
-    /// Any of the default subnet.
+    /// Any of each default subnet: of IPv4, of IPv6.
     DefaultSubnet,
 }
 
@@ -38,11 +38,11 @@ pub enum ParseAddressError {
 
 impl AddressSpec {
     /// Whether an address somebody holds is one that this asks for.
-    pub fn selects(self, held: Cidr, default_subnet: Option<Cidr>) -> bool {
+    pub fn selects(self, held: Cidr, mut default_subnets: impl Iterator<Item = Cidr>) -> bool {
         match self {
             Self::Exact(cidr) => cidr.addr() == held.addr(),
             Self::Subnet(subnet) => subnet.contains(held.addr()),
-            Self::DefaultSubnet => default_subnet.is_some_and(|s| s.contains(held.addr())),
+            Self::DefaultSubnet => default_subnets.any(|s| s.contains(held.addr())),
         }
     }
 }
@@ -131,13 +131,16 @@ mod tests {
     #[test]
     fn held_addresses_are_selected_by_what_was_asked() {
         let held = "10.32.0.9/12".parse().unwrap();
-        let default = Some("10.32.0.0/12".parse().unwrap());
-        assert!(spec("net:default").selects(held, default));
-        assert!(!spec("net:default").selects(held, None));
-        assert!(spec("10.32.0.9/16").selects(held, default));
-        assert!(!spec("10.32.0.8/12").selects(held, default));
-        assert!(spec("net:10.32.0.0/24").selects(held, default));
-        assert!(!spec("net:10.33.0.0/24").selects(held, default));
+        let default = ["10.32.0.0/12", "fd57:1::/64"].map(|text| text.parse().unwrap());
+        let selects = |text, held| spec(text).selects(held, default.into_iter());
+        assert!(selects("net:default", held));
+        assert!(selects("net:default", "fd57:1::9/64".parse().unwrap()));
+        assert!(!selects("net:default", "fd57:2::9/64".parse().unwrap()));
+        assert!(!spec("net:default").selects(held, std::iter::empty()));
+        assert!(selects("10.32.0.9/16", held));
+        assert!(!selects("10.32.0.8/12", held));
+        assert!(selects("net:10.32.0.0/24", held));
+        assert!(!selects("net:10.33.0.0/24", held));
     }
 
     proptest! {

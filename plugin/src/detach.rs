@@ -150,7 +150,7 @@ pub(crate) async fn free(client: &Client, id: &ContainerId, cidr: Cidr) -> Resul
 /// The held addresses that are meant.
 pub(crate) fn selected(specs: &[AddressSpec], held: &[Cidr], network: &Network) -> Vec<Cidr> {
     let meant = |held: &&Cidr| {
-        let selects = |spec: &AddressSpec| spec.selects(**held, network.default_subnet);
+        let selects = |spec: &AddressSpec| spec.selects(**held, network.default_subnets());
         or_default(specs).iter().any(selects)
     };
     held.iter().filter(meant).copied().collect()

@@ -48,29 +48,41 @@ impl<'a> Obtained<'a> {
         })
     }
 
-    /// Allocates or claims each address; none at all means one of the default subnet.
+    /// Allocates or claims each address; none at all means one of each default subnet.
     pub(crate) async fn obtain(
         &mut self,
         specs: &[AddressSpec],
         network: &Network,
     ) -> Result<(), ObtainError> {
-        for spec in or_default(specs) {
-            let wanted = *spec;
+        for wanted in or_default(specs).iter().copied() {
             let failed = |source| ObtainError::Call { wanted, source };
-            let cidr = match wanted {
-                AddressSpec::Exact(cidr) => self.client.claim(self.id, cidr).await,
+            match wanted {
+                AddressSpec::Exact(cidr) => {
+                    let cidr = self.client.claim(self.id, cidr).await;
+                    self.add(cidr.map_err(failed)?);
+                }
+                AddressSpec::Subnet(subnet) => {
+                    let cidr = self.client.allocate(self.id, Some(subnet)).await;
+                    self.add(cidr.map_err(failed)?);
+                }
                 AddressSpec::DefaultSubnet if network.pool.is_none() => {
                     return Err(ObtainError::NoAllocation(wanted));
                 }
-                AddressSpec::Subnet(subnet) => self.client.allocate(self.id, Some(subnet)).await,
-                AddressSpec::DefaultSubnet => self.client.allocate(self.id, None).await,
-            };
-            let cidr = cidr.map_err(failed)?;
-            if !self.all.contains(&cidr) {
-                self.all.push(cidr);
+                AddressSpec::DefaultSubnet => {
+                    for subnet in network.default_subnets() {
+                        let cidr = self.client.allocate(self.id, Some(subnet)).await;
+                        self.add(cidr.map_err(failed)?);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    fn add(&mut self, cidr: Cidr) {
+        if !self.all.contains(&cidr) {
+            self.all.push(cidr);
+        }
     }
 
     /// The addresses of `all` that the container did not hold before.
@@ -90,7 +102,7 @@ impl<'a> Obtained<'a> {
     }
 }
 
-/// What was asked for; one address of the default subnet if nothing was.
+/// What was asked for; one address of each default subnet if nothing was.
 pub(crate) fn or_default(specs: &[AddressSpec]) -> &[AddressSpec] {
     if specs.is_empty() {
         return &[AddressSpec::DefaultSubnet];

@@ -74,6 +74,7 @@ impl FakeRouter {
                 dns: Some([169, 254, 67, 83].into()),
                 domain: Some("weft.local.".to_owned()),
                 default_subnet: Some(cidr("10.32.0.0/16")),
+                default_subnet6: None,
                 pool: Some(cidr("10.32.0.0/12")),
             },
             users: BTreeMap::new(),
@@ -269,11 +270,11 @@ async fn allocate(
     if let Some(cidr) = has.copied() {
         return Json(Address { cidr });
     }
-    let IpAddr::V4(base) = subnet.addr() else {
-        panic!("IPv4 only");
+    let addr: IpAddr = match subnet.addr() {
+        IpAddr::V4(base) => (base | std::net::Ipv4Addr::from([0, 0, 0, next])).into(),
+        IpAddr::V6(base) => (base | std::net::Ipv6Addr::from_bits(next.into())).into(),
     };
-    let [a, b, c, _] = base.octets();
-    let cidr = Cidr::new([a, b, c, next].into(), subnet.prefix()).unwrap();
+    let cidr = Cidr::new(addr, subnet.prefix()).unwrap();
     held.push(cidr);
     books.next += 1;
     Json(Address { cidr })

@@ -15,7 +15,7 @@
 //! (link-local groups, ARP about the resolver's address). Everything else that containers say to each
 //! other passes, IPv6 router advertisements too.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use weft_wire::message::{FloodHeader, UnicastHeader};
 use weft_wire::{Frame, Network, PeerName};
@@ -34,7 +34,7 @@ pub struct View<'a> {
     /// The address of the resolver (usually 169.254.67.83), which each host's bridge has for itself.
     pub dns: Ipv4Addr,
     /// Addresses local containers use although another container holds them; sorted.
-    pub conflicts: &'a [Ipv4Addr],
+    pub conflicts: &'a [IpAddr],
 }
 
 /// What becomes of a frame captured on this host.
@@ -132,7 +132,7 @@ pub fn decide_flood(
 /// have given one address out twice; when they meet, one of the two falls silent.
 fn in_conflict(frame: &Frame<'_>, view: &View<'_>) -> bool {
     let is_taken = |addr| view.conflicts.binary_search(&addr).is_ok();
-    !view.conflicts.is_empty() && frame.ipv4_sender().is_some_and(is_taken)
+    !view.conflicts.is_empty() && frame.sender().is_some_and(is_taken)
 }
 
 /// Whether a frame may go from host to host at all, in either direction.
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_container_whose_address_was_taken_is_not_heard() {
         let macs = macs();
-        let taken = [Ipv4Addr::new(10, 32, 0, 7), Ipv4Addr::new(10, 32, 0, 9)];
+        let taken = ["10.32.0.7", "10.32.0.9", "fd57::9"].map(|text| text.parse().unwrap());
         let view = View {
             conflicts: &taken,
             ..view(&macs)
@@ -266,6 +266,29 @@ mod tests {
         };
         assert_eq!(captured(9), Captured::Drop(DropReason::AddressConflict));
         assert_eq!(captured(8), Captured::Forward(THEM));
+        // From fd57::S: echo requests, or an advertisement of it that comes from elsewhere.
+        let captured = |source: u16, kind: u8, about: u16| {
+            let ip = |n| std::net::Ipv6Addr::new(0xfd57, 0, 0, 0, 0, 0, 0, n).octets();
+            let mut bytes = [REMOTE.to_bytes(), LOCAL.to_bytes()].concat();
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+            bytes.extend([ip(source), ip(1)].concat());
+            bytes.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(ip(about));
+            decide_captured(&Frame::new_checked(&bytes).unwrap(), NET, &view)
+        };
+        let silenced = Captured::Drop(DropReason::AddressConflict);
+        for (source, kind, about, decided) in [
+            (9, 128, 1, silenced),
+            (8, 128, 9, Captured::Forward(THEM)),
+            (8, 136, 9, silenced),
+            (8, 136, 8, Captured::Forward(THEM)),
+        ] {
+            assert_eq!(
+                captured(source, kind, about),
+                decided,
+                "{source} {kind} {about}"
+            );
+        }
     }
 
     const NET: Network = Network::DEFAULT;

@@ -1,7 +1,7 @@
 //! The snapshot the loops forward by: made whole by the control side, never changed after.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -47,7 +47,7 @@ pub(crate) struct Forwarding {
     /// The resolver's address, which no ARP packet may speak of across hosts.
     pub(crate) dns: Ipv4Addr,
     /// Addresses of local containers that others hold; sorted.
-    pub(crate) conflicts: Vec<Ipv4Addr>,
+    pub(crate) conflicts: Vec<IpAddr>,
     /// Where each MAC is.
     pub(crate) macs: MacView,
     /// Which addresses containers of other hosts have; none if nobody is to be answered.

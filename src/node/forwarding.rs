@@ -1,7 +1,7 @@
 //! Puts together what the data plane forwards by, from what the machines know.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_ipam::Allocator;
@@ -100,7 +100,7 @@ impl Node {
     }
 
     /// Addresses our containers must not speak from, because rings met and others hold them.
-    pub(super) fn conflicts(&self) -> Vec<Ipv4Addr> {
+    pub(super) fn conflicts(&self) -> Vec<IpAddr> {
         let conflicts = self.ipam.iter().flat_map(Allocator::conflicts);
         let mut addresses: Vec<_> = conflicts.map(|conflict| conflict.addr.into()).collect();
         addresses.sort_unstable();

@@ -131,7 +131,7 @@ impl Node {
             return Err(Failure::taken(error)
                 .hint("stop it first, and run this only if it never comes back with its data"));
         }
-        let addresses = self.ipam.take_over(name, Instant::now());
+        let addresses = convert::countable(self.ipam.take_over(name, Instant::now()));
         info!(peer = %name, addresses, "took over");
         Ok(api::TakenOver { addresses })
     }
@@ -177,10 +177,7 @@ impl Node {
         cidr: Cidr,
         reply: Reply<api::Address>,
     ) {
-        let addr = match convert::address(cidr.addr()) {
-            Ok(addr) => addr,
-            Err(failure) => return send(reply, Err(failure)),
-        };
+        let addr = cidr.addr().into();
         self.waiting.insert(id, Waiting::Claim(cidr, reply));
         self.ipam.claim(
             id,
@@ -225,7 +222,7 @@ impl Node {
     }
 
     fn holders(&self, addr: IpAddr) -> Result<api::Holders, Failure> {
-        let addr = convert::address(addr)?;
+        let addr = addr.into();
         let holders = self.ipam.holders();
         let mut containers = Vec::new();
         for (id, _, _) in holders.filter(|(_, held, _)| *held == addr) {
@@ -236,9 +233,8 @@ impl Node {
 
     async fn free(&mut self, container: &ContainerId, addr: IpAddr) -> Result<(), Failure> {
         self.unbind_address(container, addr).await;
-        let addr = convert::address(addr)?;
         let container = convert::container(container);
-        let freed = self.ipam.free(&container, addr, Instant::now());
+        let freed = self.ipam.free(&container, addr.into(), Instant::now());
         freed.map_err(Failure::missing)
     }
 

@@ -51,6 +51,8 @@ impl Node {
     }
 
     pub(super) fn network(&self) -> Network {
+        let ipam = self.config.ipam.iter();
+        let mut subnets = ipam.flat_map(|ipam| ipam.default_subnets.iter().map(convert::api_cidr));
         Network {
             key: NetworkKey::Default,
             number: 0,
@@ -59,11 +61,8 @@ impl Node {
             fast: self.config.fast().off.is_none(),
             dns: self.config.dns.as_ref().map(|dns| dns.address),
             domain: self.config.dns.as_ref().map(|dns| dns.domain.to_string()),
-            default_subnet: self
-                .config
-                .ipam
-                .as_ref()
-                .map(|ipam| convert::api_cidr(&ipam.default_subnet)),
+            default_subnet: subnets.next(),
+            default_subnet6: subnets.next(),
             pool: self
                 .config
                 .ipam

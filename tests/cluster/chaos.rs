@@ -24,9 +24,15 @@ pub(crate) fn chaos(seed: u64, broken: Broken) -> World {
     world.crashes = world.random(2) * 40;
     world.wrong_clocks = world.chance(300);
     let (told, discovery) = (world.random(1000), world.chance(700));
-    world.second_pool = world.chance(400).then(|| "172.30.0.0/28".parse().unwrap());
+    // Small ones, which run short of addresses, and one as large as they are in practice.
+    let (first, second) = (world.pick(8), world.pick(8));
+    let pool = |text: &&str| text.parse().unwrap();
+    world.first_pool = ["fd57:1::/120", "fd57:1::/64"].get(first).map(pool);
+    world.second_pool = ["172.30.0.0/28", "fd57:9::/124", "fd57:9::/64"]
+        .get(second)
+        .map(pool);
     for n in 0..3 + world.pick(4) {
-        let mut settings = Settings::new(n);
+        let mut settings = world.settings(n);
         settings.discovery = discovery;
         if n > 0 && world.chance(told) {
             settings = settings.to(world.pick(n));
@@ -43,6 +49,17 @@ pub(crate) fn chaos(seed: u64, broken: Broken) -> World {
     mend(&mut world);
     world.settle();
     world
+}
+
+impl World {
+    /// A peer's, with the pool that all have in this run.
+    fn settings(&self, n: usize) -> Settings {
+        let mut settings = Settings::new(n);
+        if let Some(pool) = self.first_pool {
+            settings.pools = vec![pool];
+        }
+        settings
+    }
 }
 
 fn something_happens(world: &mut World) {
@@ -155,7 +172,7 @@ fn join_or_leave(world: &mut World, a: usize) {
     if count + 2 <= CROWD && world.chance(600) {
         world.fault("wave of joins");
         for n in count..(count + 3).min(CROWD) {
-            world.add(Settings::new(n).to(a));
+            world.add(world.settings(n).to(a));
         }
     } else {
         world.fault("wave of leaves");

@@ -1,7 +1,7 @@
 //! Frames in and out of one peer: `src/dataplane/` and `src/node/forwarding.rs`, a call at a time.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ipam::{Addr, Allocator};
@@ -47,7 +47,7 @@ pub(crate) struct Egress {
 
 /// What frames are forwarded by; replaced as a whole.
 pub(crate) struct Forwarding {
-    conflicts: Vec<Ipv4Addr>,
+    conflicts: Vec<IpAddr>,
     /// Addresses of ours that are being claimed anew.
     pub(crate) unsettled: Vec<Addr>,
     macs: MacView,
@@ -105,7 +105,7 @@ impl World {
         let unsettled = up.ipam.iter().flat_map(Allocator::unsettled_list);
         let unsettled = unsettled.map(|u| u.addr);
         let conflicts = up.ipam.iter().flat_map(Allocator::conflicts);
-        let mut conflicts: Vec<Ipv4Addr> = conflicts
+        let mut conflicts: Vec<IpAddr> = conflicts
             .filter(|_| silenced)
             .map(|conflict| conflict.addr.into())
             .collect();

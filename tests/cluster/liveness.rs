@@ -118,7 +118,7 @@ fn right_after_the_birth_all_have_their_first_addresses_before_docker_loses_pati
                 continue;
             }
             // Of whomever that will be.
-            let host = 1 + u32::try_from(n * 97 + 60).unwrap() % 250;
+            let host = 1 + (n as u128 * 97 + 60) % 250;
             let first = world.peers[n].settings.pools[0].first();
             world.claim(n, Addr::from_bits(first.to_bits() + host));
         }

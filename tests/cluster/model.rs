@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_dns::Domain;
 use weft_ipam::{Addr, Allocator, Answer, Cidr, ContainerId, RequestError, RequestId};
@@ -268,7 +269,8 @@ impl World {
 
     /// A container sends a frame, to one other's MAC or to all; the frame's number.
     ///
-    /// It is an ARP message from the address the container has, or had before it lost it.
+    /// It is an ARP message from the address the container has, or had before it lost it; of IPv6 an
+    /// advertisement of it.
     pub(crate) fn send_frame(&mut self, c: usize, to: Option<usize>) -> Option<usize> {
         let who = self.model.who(c);
         let addr = self.model.holding.get(&who);
@@ -277,13 +279,23 @@ impl World {
         let id = self.model.frames.len();
         let dst = to.map_or(MacAddr::BROADCAST, |to| self.model.containers[to].mac);
         let src = self.model.containers[c].mac;
-        let ip = std::net::Ipv4Addr::from(addr).octets();
-        let mut frame = [&dst.to_bytes()[..], &src.to_bytes(), &[8, 6]].concat();
-        frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-        frame.extend(src.to_bytes());
-        frame.extend(ip);
-        frame.extend([0; 6]);
-        frame.extend(ip);
+        let mut frame = [dst.to_bytes(), src.to_bytes()].concat();
+        match IpAddr::from(addr) {
+            IpAddr::V4(ip) => {
+                frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+                frame.extend(src.to_bytes());
+                frame.extend(ip.octets());
+                frame.extend([0; 6]);
+                frame.extend(ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+                frame.extend(ip.octets());
+                frame.extend(Ipv6Addr::LOCALHOST.octets());
+                frame.extend([136, 0, 0, 0, 0, 0, 0, 0]);
+                frame.extend(ip.octets());
+            }
+        }
         frame.extend((id as u64).to_be_bytes());
         self.model.frames.push(frame.clone());
         // A frame that goes nowhere is for the checks to notice.
@@ -310,7 +322,7 @@ impl World {
             self.replay()
         );
         let frame = Frame::new_checked(bytes).unwrap();
-        let (src, from) = (frame.src(), frame.ipv4_sender().unwrap());
+        let (src, from) = (frame.src(), frame.sender().unwrap());
         let mut at = self.model.holding.iter().filter(|((at, _), _)| *at == n);
         let from = from.into();
         let mut speakers = self.model.containers.iter().filter(|c| c.mac == src);

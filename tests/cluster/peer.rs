@@ -202,7 +202,7 @@ impl Peer {
         PoolsConfig {
             us: self.name,
             pools: self.settings.pools.clone(),
-            default_subnet: None,
+            default_subnets: Vec::new(),
             init: self.settings.init.clone(),
             targets,
             reserved: Vec::new(),

@@ -210,14 +210,14 @@ fn one_dies(world: &mut World) {
         );
         watch(world, 1);
     }
-    world.model.reclaimed += owned;
+    world.model.reclaimed += u64::try_from(owned).unwrap_or(u64::MAX);
     world.start(dead);
     world.settle();
 }
 
 impl World {
     /// How many addresses a peer owns by another one's ring.
-    fn share(&self, at: usize, of: usize) -> u64 {
+    fn share(&self, at: usize, of: usize) -> u128 {
         let pools = self.peers[at].up().ipam.iter();
         let owners = pools.flat_map(|pool| pool.status().owners);
         let shares = owners.filter(|owner| owner.peer == self.peers[of].name);

@@ -136,14 +136,14 @@ impl World {
             return None; // once for all
         }
         let here: BTreeSet<_> = group.iter().map(|n| self.peers[*n].name).collect();
-        let mut owned: BTreeMap<Cidr, u64> = BTreeMap::new();
+        let mut owned: BTreeMap<Cidr, u128> = BTreeMap::new();
         for n in group {
             for status in self.peers[*n].up().ipam.iter().map(Allocator::status) {
                 let own = |peer: PeerName| peer == self.peers[*n].name;
                 let gone = |peer: PeerName| *n == a && !here.contains(&peer);
                 let owners = status.owners.iter();
                 let counted = owners.filter(|owner| own(owner.peer) || gone(owner.peer));
-                let counted: u64 = counted.map(|owner| owner.addresses).sum();
+                let counted: u128 = counted.map(|owner| owner.addresses).sum();
                 *owned.entry(status.pool).or_default() += counted;
             }
         }
@@ -177,13 +177,7 @@ impl World {
             .iter()
             .filter(|((at, _), _)| group.contains(at));
         let unnamed = holding.find(|((_, container), addr)| {
-            let is_it = |r: &&_| {
-                is_record(
-                    r,
-                    container.as_str(),
-                    std::net::Ipv4Addr::from(**addr).into(),
-                )
-            };
+            let is_it = |r: &&_| is_record(r, container.as_str(), (**addr).into());
             !has.iter().any(|r| is_it(&r))
         });
         unnamed.map(|(who, addr)| format!("no name for {who:?} {addr}"))

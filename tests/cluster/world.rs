@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) wrong_clocks: bool,
     /// Between which rates.
     pub(crate) rates: std::ops::Range<u32>,
+    /// The pool that all peers are told of, if it is not the usual one.
+    pub(crate) first_pool: Option<Cidr>,
     /// A pool that peers make while they run, in some runs.
     pub(crate) second_pool: Option<Cidr>,
     /// Peers that are gone for good.
@@ -82,6 +84,7 @@ impl World {
             faults: BTreeMap::new(),
             wrong_clocks: false,
             rates: 600..1601,
+            first_pool: None,
             second_pool: None,
             lost: Vec::new(),
             crashes: 0,
@@ -296,7 +299,8 @@ impl World {
         let now = self.clock(n);
         for lost in self.lost.clone() {
             if let Some(up) = &mut self.peers[n].up {
-                self.model.taken_over += up.ipam.take_over(lost, now);
+                let taken = up.ipam.take_over(lost, now);
+                self.model.taken_over += countable(taken);
             }
             self.work(n);
         }
@@ -396,7 +400,7 @@ impl World {
             return;
         };
         let name = Name::new(container.as_str(), &domain()).unwrap();
-        self.add_name(n, name, container, std::net::Ipv4Addr::from(addr).into());
+        self.add_name(n, name, container, addr.into());
     }
 
     pub(crate) fn end(&self, n: usize, conn: ConnId) -> End {
@@ -420,3 +424,8 @@ impl World {
 
 /// How often a node looks after what nobody waits for.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// A number of addresses, of a large pool no more than can be added up many times.
+pub(crate) fn countable(addresses: u128) -> u64 {
+    u32::try_from(addresses).unwrap_or(u32::MAX).into()
+}

@@ -194,6 +194,16 @@ fn a_network_has_what_its_options_say() {
         let pinged = bed.on("node01", &ping);
         ensure(pinged.code == Some(0), format!("{pinged:?}"))
     });
+    // Out of the ring, so nobody else gets it.
+    let held = bed.ok("node02", &["weft", "report"]);
+    assert!(
+        held.contains(&format!("{six}/64")),
+        "{six} is not in {held}"
+    );
+    let ip6 = format!("--ip6={six}");
+    let run = ["docker", "run", "--rm", "--net=six", &ip6, BUSYBOX, "true"];
+    let said = bed.on("node01", &run).failure();
+    assert!(said.contains(&six), "{said}");
     let routes = bed.ok("node01", &["docker", "exec", "six1", "ip", "route"]);
     assert!(!routes.contains("224.0.0.0"), "{routes}");
 

@@ -53,6 +53,19 @@ fn in_text(shown: &str) -> Option<String> {
     word.map(str::to_owned)
 }
 
+/// The addresses of the container app01 on `ethwe`, of IPv4 and of IPv6.
+fn both_addresses(bed: &Bed) -> Result<[String; 2], String> {
+    let show = [
+        "docker", "exec", "app01", "ip", "-o", "addr", "show", "ethwe", "scope", "global",
+    ];
+    let shown = bed.on("node01", &show);
+    let mut words = shown.printed.split_whitespace();
+    let mut after = |family: &str| words.find(|word| *word == family).and(words.next());
+    let both = after("inet").zip(after("inet6"));
+    let both = both.map(|(four, six)| [four.to_owned(), six.to_owned()]);
+    both.ok_or_else(|| format!("not both addresses: {shown:?}"))
+}
+
 /// The address on `ethwe` in what a container's first instruction, `ip addr show ethwe`, has shown.
 #[track_caller]
 fn at_first(shown: &str) -> String {
@@ -155,7 +168,8 @@ fn fifty_short_containers_in_a_row_do_with_fourteen_addresses_of_three_hosts() {
 
 #[test]
 fn a_container_keeps_its_address_and_name_whatever_is_started_again() {
-    let mut bed = hosts_set_up(1, &[]);
+    let ranges = "--ipalloc-range=10.32.0.0/12,fd57:7::/64";
+    let mut bed = hosts_set_up(1, &[ranges]);
     let run = [
         "docker",
         "run",
@@ -169,23 +183,21 @@ fn a_container_keeps_its_address_and_name_whatever_is_started_again() {
         "node01",
         &[&run, [BUSYBOX, "sleep", "infinity"].as_slice()].concat(),
     );
-    let before = address(&bed, "node01", "app01");
+    let before = both_addresses(&bed).unwrap();
+    assert!(before[1].starts_with("fd57:7:"), "{before:?}");
     let still = |bed: &Bed, what: &str| {
-        let bare = before.split('/').next().unwrap();
         eventually(
             &format!("app01 is as it was after {what}"),
             PATIENCE,
             || {
-                let show = [
-                    "docker", "exec", "app01", "ip", "-4", "-o", "addr", "show", "ethwe",
-                ];
-                let shown = bed.on("node01", &show);
-                ensure(
-                    in_text(&shown.printed).as_ref() == Some(&before),
-                    format!("{shown:?}"),
-                )?;
+                let shown = both_addresses(bed)?;
+                ensure(shown == before, format!("{shown:?}"))?;
                 let name = bed.on("node01", &["weft", "dns-lookup", "app01"]);
-                ensure(name.printed.trim() == bare, format!("{name:?}"))
+                let is_found = |cidr: &String| {
+                    let bare = cidr.split('/').next();
+                    name.printed.lines().any(|line| Some(line) == bare)
+                };
+                ensure(before.iter().all(is_found), format!("{name:?}"))
             },
         );
     };
@@ -198,17 +210,17 @@ fn a_container_keeps_its_address_and_name_whatever_is_started_again() {
     bed.ok("node01", &["docker", "restart", "-t", "0", "app01"]);
     still(&bed, "docker restart");
     bed.ok("node01", &["weft", "stop"]);
-    bed.ok("node01", &["weft", "launch"]);
+    bed.ok("node01", &["weft", "launch", ranges]);
     still(&bed, "a restart of the router");
     bed.sh("node01", "kill -9 $(cat /run/weft/weft.pid)");
-    bed.ok("node01", &["weft", "launch"]);
+    bed.ok("node01", &["weft", "launch", ranges]);
     still(&bed, "the death of the router");
     bed.stop_docker("node01");
     bed.start_docker("node01");
     still(&bed, "a restart of dockerd");
     bed.power_off("node01");
     bed.power_on("node01");
-    bed.ok("node01", &["weft", "launch"]);
+    bed.ok("node01", &["weft", "launch", ranges]);
     bed.start_docker("node01");
     still(&bed, "a loss of power");
 }

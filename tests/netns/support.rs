@@ -246,6 +246,20 @@ impl Lab {
         ensure(outcome.code == Some(0), format!("{from}: {outcome:?}"))
     }
 
+    /// The same by IPv6.
+    pub(crate) fn ping6(&self, from: &str, to: &str) -> Result<(), String> {
+        let outcome = self.exec(from, &["weft", "lab", "ping", "-6", to]);
+        ensure(outcome.code == Some(0), format!("{from}: {outcome:?}"))
+    }
+
+    /// Waits until `from` reaches `to` by IPv6.
+    #[track_caller]
+    pub(crate) fn pings6(&self, from: &str, to: &str, within: Duration) {
+        eventually(&format!("{from} pings {to} by IPv6"), within, || {
+            self.ping6(from, to)
+        });
+    }
+
     /// Waits until `from` reaches `to`.
     #[track_caller]
     pub(crate) fn pings(&self, from: &str, to: &str, within: Duration) {

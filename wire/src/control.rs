@@ -24,7 +24,7 @@ use crate::relayed::Relayed;
 use crate::{Malformed, Nickname, PeerName, PeerUid};
 
 /// Version of the control protocol this code speaks.
-pub const PROTOCOL: u8 = 1;
+pub const PROTOCOL: u8 = 2;
 /// The longest [`Control`] message, in bytes; a longer one is refused before it is buffered.
 ///
 /// A gossip envelope is at most 65,507 bytes and a ring of a thousand peers about 100 KiB.

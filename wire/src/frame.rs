@@ -6,9 +6,11 @@
 //! (see [`Frame::arp`]).
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{ArpPacketSlice, Ethernet2HeaderSlice, Ipv4HeaderSlice};
+use etherparse::{
+    ArpPacketSlice, EtherType, Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice,
+};
 
 use crate::{MacAddr, Malformed};
 
@@ -98,19 +100,29 @@ impl<'a> Frame<'a> {
         self.bytes
     }
 
-    /// The IPv4 address an untagged frame speaks from: the source of a packet, the sender of an ARP
-    /// message; `None` for every other frame.
-    pub fn ipv4_sender(&self) -> Option<Ipv4Addr> {
-        if self.header.ether_type() != etherparse::EtherType::IPV4 {
-            return self.arp().map(|arp| arp.sender);
-        }
+    /// The address an untagged frame speaks from: the source of a packet, the sender of an ARP
+    /// message, the address a neighbour advertisement is about; `None` for every other frame.
+    pub fn sender(&self) -> Option<IpAddr> {
         let packet = self.bytes.get(ETHERNET_HEADER..)?;
-        Some(Ipv4HeaderSlice::from_slice(packet).ok()?.source_addr())
+        match self.header.ether_type() {
+            EtherType::IPV4 => Some(
+                Ipv4HeaderSlice::from_slice(packet)
+                    .ok()?
+                    .source_addr()
+                    .into(),
+            ),
+            EtherType::IPV6 => {
+                let header = Ipv6HeaderSlice::from_slice(packet).ok()?;
+                let source = header.source_addr();
+                Some(advertised(&header, packet).unwrap_or(source).into())
+            }
+            _ => self.arp().map(|arp| arp.sender.into()),
+        }
     }
 
     /// The addresses of an untagged ARP packet for IPv4; `None` for every other frame.
     pub fn arp(&self) -> Option<Arp> {
-        if self.header.ether_type() != etherparse::EtherType::ARP {
+        if self.header.ether_type() != EtherType::ARP {
             return None;
         }
         let arp = ArpPacketSlice::from_slice(self.bytes.get(ETHERNET_HEADER..)?).ok()?;
@@ -121,6 +133,21 @@ impl<'a> Frame<'a> {
         })
     }
 }
+
+/// The address a neighbour advertisement says its sender has (RFC 4861 §4.4), which need not be the
+/// one it comes from.
+fn advertised(header: &Ipv6HeaderSlice<'_>, packet: &[u8]) -> Option<Ipv6Addr> {
+    let message = packet.get(IPV6_HEADER..)?;
+    let is_advertisement =
+        header.next_header() == IpNumber::IPV6_ICMP && message.first() == Some(&ADVERTISEMENT);
+    let target = message.get(ICMPV6_HEADER..)?.first_chunk::<16>()?;
+    is_advertisement.then_some(Ipv6Addr::from(*target))
+}
+
+const IPV6_HEADER: usize = 40;
+const ICMPV6_HEADER: usize = 8;
+/// The type of a neighbour advertisement.
+const ADVERTISEMENT: u8 = 136;
 
 #[cfg(test)]
 mod tests {
@@ -147,8 +174,8 @@ mod tests {
         let arp = Frame::new_checked(&bytes).unwrap().arp().unwrap();
         assert_eq!(arp.sender, Ipv4Addr::new(10, 32, 0, 1));
         assert_eq!(arp.target, Ipv4Addr::new(169, 254, 67, 83));
-        let sender = Frame::new_checked(&bytes).unwrap().ipv4_sender();
-        assert_eq!(sender, Some(Ipv4Addr::new(10, 32, 0, 1)));
+        let sender = Frame::new_checked(&bytes).unwrap().sender();
+        assert_eq!(sender, Some(arp.sender.into()));
         assert_eq!(Frame::new_checked(&bytes[..30]).unwrap().arp(), None);
     }
 
@@ -158,11 +185,27 @@ mod tests {
         bytes.extend([8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0]);
         bytes.extend([10, 32, 0, 1, 10, 32, 0, 2]);
         let frame = Frame::new_checked(&bytes).unwrap();
-        assert_eq!(frame.ipv4_sender(), Some(Ipv4Addr::new(10, 32, 0, 1)));
-        assert_eq!(
-            Frame::new_checked(&bytes[..33]).unwrap().ipv4_sender(),
-            None
-        );
+        assert_eq!(frame.sender(), Some(Ipv4Addr::new(10, 32, 0, 1).into()));
+        assert_eq!(Frame::new_checked(&bytes[..33]).unwrap().sender(), None);
+    }
+
+    #[test]
+    fn an_ipv6_packet_shows_who_sends_it_and_an_advertisement_whom_it_is_about() {
+        let ip = |n| Ipv6Addr::new(0xfd57, 0, 0, 0, 0, 0, 0, n);
+        let packet = |kind: u8| {
+            let mut bytes = vec![2; 12];
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+            bytes.extend([ip(1).octets(), ip(2).octets()].concat());
+            bytes.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(ip(3).octets());
+            bytes
+        };
+        let sender = |bytes: &[u8]| Frame::new_checked(bytes).unwrap().sender();
+        assert_eq!(sender(&packet(128)), Some(ip(1).into()));
+        assert_eq!(sender(&packet(136)), Some(ip(3).into()));
+        // Cut short, it is about nobody.
+        assert_eq!(sender(&packet(136)[..77]), Some(ip(1).into()));
+        assert_eq!(sender(&packet(136)[..53]), None);
     }
 
     #[test]

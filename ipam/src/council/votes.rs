@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use crate::addr::{Addr, Span};
+use crate::addr::{Addr, Family, Span};
 use crate::consensus::Acceptor;
 use crate::message::{read_ballot, read_id, read_voted, write_ballot, write_id, write_voted};
 use crate::ring::RingId;
@@ -61,7 +61,7 @@ impl Votes {
         write_voted(w, self.acceptor.accepted.as_ref());
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(r: &mut Reader<'_>, family: Family) -> Result<Self, Malformed> {
         let about = match r.bool("votes flag")? {
             true => Some((read_id(r)?, r.u32("number of the ruling")?)),
             false => None,
@@ -70,7 +70,7 @@ impl Votes {
             true => Some(read_ballot(r)?),
             false => None,
         };
-        let accepted = read_voted(r)?;
+        let accepted = read_voted(r, family)?;
         Ok(Self {
             about,
             acceptor: Acceptor { promised, accepted },

@@ -7,9 +7,10 @@ use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
 use super::{
-    bounded, read_addrs, read_ballot, read_peers, unknown, write_addrs, write_ballot, write_peers,
+    bounded, read_addr, read_addrs, read_ballot, read_peers, strange, unknown, write_addr,
+    write_addrs, write_ballot, write_peers,
 };
-use crate::addr::Addr;
+use crate::addr::{Addr, Family};
 use crate::consensus::Ballot;
 use crate::council::{MAX_SPANS, MAX_TAKEN, Ruling};
 use crate::digest::Digest;
@@ -131,7 +132,7 @@ impl Council {
         }
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn read(r: &mut Reader<'_>, family: Family) -> Result<Self, Malformed> {
         let kind = r.u8("kind of an elector's message")?;
         Ok(match kind {
             ASK => Self::Ask(Ask {
@@ -150,13 +151,13 @@ impl Council {
             },
             USED => Self::Used {
                 mark: r.u64("mark")?,
-                addrs: read_addrs(r)?,
+                addrs: read_addrs(r, family)?,
             },
-            other => Self::read_vote(other, r)?,
+            other => Self::read_vote(other, r, family)?,
         })
     }
 
-    fn read_vote(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read_vote(kind: u8, r: &mut Reader<'_>, family: Family) -> Result<Self, Malformed> {
         let number = r.u32("number of the ruling")?;
         let ballot = read_ballot(r)?;
         Ok(match kind {
@@ -168,17 +169,17 @@ impl Council {
             PROMISE => Self::Promise {
                 number,
                 ballot,
-                accepted: read_voted(r)?,
+                accepted: read_voted(r, family)?,
             },
             ACCEPT => Self::Accept {
                 number,
                 ballot,
-                ruling: read_ruling(r)?,
+                ruling: read_ruling(r, family)?,
             },
             ACCEPTED => Self::Accepted {
                 number,
                 ballot,
-                used: read_addrs(r)?,
+                used: read_addrs(r, family)?,
             },
             OUTBID => Self::Outbid {
                 number,
@@ -212,9 +213,12 @@ pub(crate) fn write_voted(w: &mut Writer, accepted: Option<&(Ballot, Ruling)>) {
     }
 }
 
-pub(crate) fn read_voted(r: &mut Reader<'_>) -> Result<Option<(Ballot, Ruling)>, Malformed> {
+pub(crate) fn read_voted(
+    r: &mut Reader<'_>,
+    family: Family,
+) -> Result<Option<(Ballot, Ruling)>, Malformed> {
     Ok(match r.bool("accepted flag")? {
-        true => Some((read_ballot(r)?, read_ruling(r)?)),
+        true => Some((read_ballot(r)?, read_ruling(r, family)?)),
         false => None,
     })
 }
@@ -225,11 +229,11 @@ fn write_ruling(w: &mut Writer, ruling: &Ruling) {
     write_peers(w, ruling.electors.iter());
     w.u32(u32::try_from(ruling.spans.len()).unwrap_or(u32::MAX));
     for (first, last) in &ruling.spans {
-        w.u32(first.to_bits()).u32(last.to_bits());
+        write_addr(write_addr(w, *first), *last);
     }
 }
 
-fn read_ruling(r: &mut Reader<'_>) -> Result<Ruling, Malformed> {
+fn read_ruling(r: &mut Reader<'_>, family: Family) -> Result<Ruling, Malformed> {
     let taken = read_peers(r, MAX_TAKEN)?.into_iter().collect();
     let heir: PeerName = r.peer("heir")?;
     let electors: std::collections::BTreeSet<_> =
@@ -238,13 +242,10 @@ fn read_ruling(r: &mut Reader<'_>) -> Result<Ruling, Malformed> {
     let count = bounded(r.u32("ranges taken over")?, MAX_SPANS, "ranges taken over")?;
     let mut spans: Vec<(Addr, Addr)> = Vec::new();
     for _ in 0..count {
-        let first = Addr::from_bits(r.u32("first address taken over")?);
-        let last = Addr::from_bits(r.u32("last address taken over")?);
+        let first = read_addr(r, family, "first address taken over")?;
+        let last = read_addr(r, family, "last address taken over")?;
         if last < first || spans.last().is_some_and(|(_, before)| *before >= first) {
-            return Err(unknown(
-                "order of ranges taken over",
-                first.to_bits().into(),
-            ));
+            return Err(strange("order of ranges taken over", first));
         }
         spans.push((first, last));
     }
@@ -267,7 +268,11 @@ const ACCEPTED: u8 = 8;
 const OUTBID: u8 = 9;
 
 #[cfg(test)]
-pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message> {
+pub(super) fn samples(
+    ring: crate::RingId,
+    digest: Digest,
+    [first, last]: [Addr; 2],
+) -> Vec<super::Message> {
     let peer = |n| PeerName::from_bytes([2, 0, 0, 0, 0, n]);
     let ballot = Ballot {
         round: 9,
@@ -277,7 +282,7 @@ pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message
         taken: [peer(2), peer(3)].into(),
         heir: peer(1),
         electors: [peer(1), peer(4)].into(),
-        spans: vec![(Addr::from_bits(1), Addr::from_bits(9))],
+        spans: vec![(first, last)],
     };
     let ask = Ask {
         nonce: 1,
@@ -286,7 +291,7 @@ pub(super) fn samples(ring: crate::RingId, digest: Digest) -> Vec<super::Message
         willing: false,
         mark: 8,
     };
-    let addrs = vec![Addr::from_bits(1), Addr::from_bits(9)];
+    let addrs = vec![first, last];
     let number = 3;
     let says = [
         Council::Ask(ask),

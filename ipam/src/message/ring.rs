@@ -10,8 +10,10 @@
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::{Malformed, PeerName};
 
-use super::{bounded, read_id, read_peers, unknown, write_id, write_peers};
-use crate::addr::{Addr, Cidr};
+use super::{
+    bounded, read_addr, read_id, read_peers, strange, unknown, write_addr, write_id, write_peers,
+};
+use crate::addr::{Addr, Cidr, Family};
 use crate::ring::{
     Claim, Entry, MAX_CLAIMS, MAX_COVERS, MAX_ELECTORS, MAX_ENTRIES, MAX_FOUNDERS, Ring, RingError,
 };
@@ -27,16 +29,16 @@ pub(crate) fn write_ring(w: &mut Writer, ring: &SavedRing) {
     }
     write_len(w, ring.covers.len());
     for (first, last, ruling) in &ring.covers {
-        w.u32(first.to_bits()).u32(last.to_bits()).u32(*ruling);
+        write_addr(write_addr(w, *first), *last).u32(*ruling);
     }
     write_len(w, ring.entries.len());
     for (token, entry) in &ring.entries {
-        w.u32(token.to_bits()).u32(entry.ruling).u32(entry.version);
+        write_addr(w, *token).u32(entry.ruling).u32(entry.version);
         w.peer(entry.owner).u32(entry.stamp).u32(entry.free);
     }
     write_len(w, ring.claims.len());
     for (addr, claimant, claim) in &ring.claims {
-        w.u32(addr.to_bits()).peer(*claimant);
+        write_addr(w, *addr).peer(*claimant);
         w.u32(claim.stamp).bool(claim.held);
     }
 }
@@ -49,9 +51,9 @@ pub(crate) fn read_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malforme
     let count = bounded(r.u32("electors gone")?, MAX_ELECTORS, "electors gone")?;
     let gone = (0..count).map(|_| Ok((r.peer("elector gone")?, r.peer("who was told so")?)));
     let gone = gone.collect::<Result<_, Malformed>>()?;
-    let covers = read_covers(r)?;
-    let entries = read_entries(r, |r| r.u32("ruling"))?;
-    let claims = read_claims(r)?;
+    let covers = read_covers(r, pool.family())?;
+    let entries = read_entries(r, pool.family(), |r| r.u32("ruling"))?;
+    let claims = read_claims(r, pool.family())?;
     let parts = SavedRing {
         id,
         founders,
@@ -69,8 +71,8 @@ pub(crate) fn read_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malforme
 pub(crate) fn read_first_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Malformed> {
     let id = read_id(r)?;
     let founders = read_peers(r, MAX_FOUNDERS)?;
-    let entries = read_entries(r, |_| Ok(0))?;
-    let claims = read_claims(r)?;
+    let entries = read_entries(r, pool.family(), |_| Ok(0))?;
+    let claims = read_claims(r, pool.family())?;
     let parts = SavedRing {
         id,
         rulings: 0,
@@ -87,11 +89,9 @@ pub(crate) fn read_first_ring(r: &mut Reader<'_>, pool: Cidr) -> Result<Ring, Ma
 fn malformed(error: RingError) -> Malformed {
     match error {
         RingError::Start => unknown("first token of the ring", 0),
-        RingError::Outside(token) => {
-            unknown("token or claim outside of the pool", token.to_bits().into())
-        }
-        RingError::Order(token) => unknown("token or claim out of order", token.to_bits().into()),
-        RingError::Void(token) => unknown("token of an old ruling", token.to_bits().into()),
+        RingError::Outside(token) => strange("token or claim outside of the pool", token),
+        RingError::Order(token) => strange("token or claim out of order", token),
+        RingError::Void(token) => strange("token of an old ruling", token),
         RingError::TooMany | RingError::Founders => unknown("founders of the ring", 0),
         RingError::Electors => unknown("electors of the ring", 0),
     }
@@ -99,12 +99,13 @@ fn malformed(error: RingError) -> Malformed {
 
 fn read_entries(
     r: &mut Reader<'_>,
+    family: Family,
     ruling: impl Fn(&mut Reader<'_>) -> Result<u32, Malformed>,
 ) -> Result<Vec<(Addr, Entry)>, Malformed> {
     let count = bounded(r.u32("ring size")?, MAX_ENTRIES, "ring")?;
     let mut entries = Vec::new();
     for _ in 0..count {
-        let token = Addr::from_bits(r.u32("token")?);
+        let token = read_addr(r, family, "token")?;
         let entry = Entry {
             ruling: ruling(r)?,
             version: r.u32("ring entry version")?,
@@ -117,25 +118,28 @@ fn read_entries(
     Ok(entries)
 }
 
-fn read_covers(r: &mut Reader<'_>) -> Result<Vec<(Addr, Addr, u32)>, Malformed> {
+fn read_covers(r: &mut Reader<'_>, family: Family) -> Result<Vec<(Addr, Addr, u32)>, Malformed> {
     let count = bounded(r.u32("number of covers")?, MAX_COVERS, "covers")?;
     let mut covers = Vec::new();
     for _ in 0..count {
-        let first = Addr::from_bits(r.u32("first address covered")?);
-        let last = Addr::from_bits(r.u32("last address covered")?);
+        let first = read_addr(r, family, "first address covered")?;
+        let last = read_addr(r, family, "last address covered")?;
         if last < first {
-            return Err(unknown("covered range", last.to_bits().into()));
+            return Err(strange("covered range", last));
         }
         covers.push((first, last, r.u32("ruling of a cover")?));
     }
     Ok(covers)
 }
 
-fn read_claims(r: &mut Reader<'_>) -> Result<Vec<(Addr, PeerName, Claim)>, Malformed> {
+fn read_claims(
+    r: &mut Reader<'_>,
+    family: Family,
+) -> Result<Vec<(Addr, PeerName, Claim)>, Malformed> {
     let count = bounded(r.u32("number of claims")?, MAX_CLAIMS, "claims")?;
     let mut claims = Vec::new();
     for _ in 0..count {
-        let addr = Addr::from_bits(r.u32("claimed address")?);
+        let addr = read_addr(r, family, "claimed address")?;
         let claimant = r.peer("claimant")?;
         let claim = Claim {
             stamp: r.u32("claim stamp")?,

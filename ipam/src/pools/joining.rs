@@ -61,8 +61,12 @@ impl Pools {
         if self.allocators.len() >= MAX_POOLS {
             return Err(AddPoolError::TooMany);
         }
-        let too_small = |_| AddPoolError::TooSmall { pool };
-        self.insert(pool, None, now).map_err(too_small)?;
+        let why = pool.unfit();
+        if let Some(why) = why {
+            return Err(AddPoolError::Unfit { pool, why });
+        }
+        let full = |_| AddPoolError::TooMany;
+        self.insert(pool, None, now).map_err(full)?;
         for inside in overlapping {
             if let Some(old) = self.allocators.remove(&inside) {
                 self.dissolve(old, pool, now);
@@ -105,8 +109,8 @@ impl Pools {
         saved: Option<Saved>,
         now: Instant,
     ) -> Result<Allocator, LoadError> {
-        let subnet = self.config.default_subnet;
-        let subnet = subnet.filter(|_| self.default_pool() == Some(pool));
+        let mut subnets = self.config.default_subnets.iter().copied();
+        let subnet = subnets.find(|subnet| subnet.overlaps(pool) && self.is_told(pool));
         let config = Config {
             us: self.config.us,
             pool,

@@ -1,5 +1,7 @@
 //! Tests of the set of pools by itself; stories of whole peers are in `tests/cluster/pools.rs`.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 fn peer(n: u8) -> PeerName {
@@ -15,7 +17,7 @@ fn told(pools: &[&str]) -> PoolsConfig {
     PoolsConfig {
         us: peer(1),
         pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
-        default_subnet: None,
+        default_subnets: Vec::new(),
         init: Init::Consensus(None),
         targets: 0,
         reserved: Vec::new(),
@@ -58,15 +60,15 @@ fn ranges_that_overlap_are_refused_at_the_start_and_later() {
     let around = pools.add("10.0.0.0/8".parse().unwrap(), start());
     assert!(matches!(around, Err(AddPoolError::Overlaps { .. })));
     let small = pools.add("172.30.0.0/31".parse().unwrap(), start());
-    assert!(matches!(small, Err(AddPoolError::TooSmall { .. })));
+    assert!(matches!(small, Err(AddPoolError::Unfit { .. })));
 }
 
 #[test]
 fn there_are_no_more_pools_than_may_be() {
     let mut pools = pools(&[]);
     let mut made = 0;
-    for n in 0..=255 {
-        let pool = Cidr::new(Addr::from_bits(0x0a00_0000 + (n << 8)), 24).unwrap();
+    for n in 0..=u8::MAX {
+        let pool = Cidr::new(Addr::from(Ipv4Addr::new(10, 0, n, 0)), 24).unwrap();
         made += usize::from(pools.add(pool, start()).is_ok());
     }
     assert_eq!(made, MAX_POOLS);

@@ -20,7 +20,7 @@ pub(crate) enum Takeover {
 
 impl Ring {
     /// Makes every range of one peer another's; says how many addresses that were.
-    pub(crate) fn take_over(&mut self, from: PeerName, to: PeerName, by: Takeover) -> u64 {
+    pub(crate) fn take_over(&mut self, from: PeerName, to: PeerName, by: Takeover) -> u128 {
         let taken = self.owned_by(from).into_iter().map(Span::size).sum();
         let step = match by {
             Takeover::Owner => 1,
@@ -60,9 +60,7 @@ impl Ring {
         for span in &spans {
             self.cut_at(span.end);
             self.entries.retain(|token, _| !span.contains(*token));
-            if let Some(token) = Span::addr_at(span.start) {
-                self.entries.insert(token, entry);
-            }
+            self.entries.insert(span.first(), entry);
         }
         if cover && !spans.is_empty() {
             self.covers.add(&spans, number);

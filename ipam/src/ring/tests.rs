@@ -12,11 +12,11 @@ fn pool() -> Cidr {
     "10.0.0.0/26".parse().unwrap()
 }
 
-fn addr(host: u32) -> Addr {
+fn addr(host: u128) -> Addr {
     Addr::from_bits(pool().first().to_bits() + host)
 }
 
-fn span(start: u64, end: u64) -> Span {
+fn span(start: u128, end: u128) -> Span {
     let base = pool().span().start;
     Span {
         start: base + start,
@@ -44,7 +44,7 @@ fn any_entries() -> impl Strategy<Value = Vec<(Addr, Entry)>> {
         };
         let mut entries: BTreeMap<_, _> = map
             .into_iter()
-            .map(|(token, e)| (addr(token), entry(e)))
+            .map(|(token, e)| (addr(token.into()), entry(e)))
             .collect();
         entries.entry(addr(0)).or_insert(entry((0, 0, 1, 0, 0)));
         entries.into_iter().collect()
@@ -56,13 +56,13 @@ fn any_claims() -> impl Strategy<Value = Vec<(Addr, PeerName, Claim)>> {
     proptest::collection::btree_map((0..64_u32, 1..4_u8), claim, 0..6).prop_map(|map| {
         let claims = map.into_iter();
         claims
-            .map(|((at, by), (stamp, held))| (addr(at), peer(by), Claim { stamp, held }))
+            .map(|((at, by), (stamp, held))| (addr(at.into()), peer(by), Claim { stamp, held }))
             .collect()
     })
 }
 
 fn any_ring() -> impl Strategy<Value = Ring> {
-    let rulings = proptest::collection::vec((0..64_u64, 1..20_u64, 1..4_u8), 0..3);
+    let rulings = proptest::collection::vec((0..64_u128, 1..20_u128, 1..4_u8), 0..3);
     (any_entries(), any_claims(), rulings).prop_map(|(entries, claims, rulings)| {
         let mut ring = ring_of(entries, claims).unwrap();
         // What a ruling takes are whole ranges.
@@ -120,7 +120,7 @@ proptest! {
     #[test]
     fn every_address_has_one_owner_after_any_merge(a in any_ring(), b in any_ring()) {
         let ring = merged(&a, &b);
-        prop_assert_eq!(ring.owners().values().sum::<u64>(), pool().size());
+        prop_assert_eq!(ring.owners().values().sum::<u128>(), pool().size());
         for host in 0..64 {
             let owner = ring.owner_of(addr(host)).unwrap();
             let owns = ring.owned_by(owner).iter().any(|s| s.contains(addr(host)));
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn advice_changes_no_digest(mut ring in any_ring(), free in 0..64_u64) {
+    fn advice_changes_no_digest(mut ring in any_ring(), free in 0..64_u128) {
         let before = ring.digest();
         ring.advise(peer(1), |_| free);
         prop_assert_eq!(ring.digest(), before);
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn a_grant_moves_exactly_its_range(
-        mut ring in any_ring(), start in 0..64_u64, len in 1..64_u64,
+        mut ring in any_ring(), start in 0..64_u128, len in 1..64_u128,
     ) {
         let given = span(start, (start + len).min(64));
         let before = ring.clone();
@@ -192,7 +192,7 @@ fn more_founders_than_addresses_leave_some_without_space() {
     let pool: Cidr = "10.0.0.0/30".parse().unwrap();
     let founders: BTreeSet<_> = (1..=9).map(peer).collect();
     let ring = Ring::born(pool, lone().id, &founders);
-    assert_eq!(ring.owners().values().sum::<u64>(), 4);
+    assert_eq!(ring.owners().values().sum::<u128>(), 4);
 }
 
 #[test]
@@ -231,7 +231,10 @@ fn parts_that_make_no_ring_are_refused() {
         free: 0,
     };
     let ring = |founders: Vec<PeerName>, tokens: &[u32]| {
-        let entries: Vec<_> = tokens.iter().map(|t| (addr(*t), entry)).collect();
+        let entries: Vec<_> = tokens
+            .iter()
+            .map(|t| (addr(u128::from(*t)), entry))
+            .collect();
         let parts = SavedRing {
             founders,
             ..parts(entries, vec![])
@@ -279,7 +282,7 @@ fn claims_that_cannot_be_are_refused() {
     let ring = |list: &[(u32, u8)]| {
         let claims: Vec<_> = list
             .iter()
-            .map(|(a, p)| (addr(*a), peer(*p), claim))
+            .map(|(a, p)| (addr(u128::from(*a)), peer(*p), claim))
             .collect();
         ring_of(vec![(addr(0), entry)], claims).map(|_| ())
     };

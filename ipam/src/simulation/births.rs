@@ -337,6 +337,38 @@ fn requests_that_cannot_be_met_are_refused_with_the_reason() {
 }
 
 #[test]
+fn of_ipv6_the_first_address_alone_is_refused_and_prefixes_are_longer() {
+    let pool = "fd57:1::/64".parse().unwrap();
+    let mut cluster = Cluster::new(1, vec![config(0, pool, Init::Consensus(None), 0)]);
+    let id = cluster.claim(0, "a", "fd57:1::ffff:ffff:ffff:ffff".parse().unwrap());
+    assert_eq!(cluster.answers[&id], Ok(crate::Answer::Claimed));
+    for (addr, prefix, words) in [
+        ("fd57:1::", 64, "stands for the routers"),
+        (
+            "fd57:1::7",
+            129,
+            "prefix length 129 of fd57:1::7 is above 128",
+        ),
+        ("fd57:1::7", 0, "would have all IPv4 addresses in it"),
+        ("10.32.0.7", 33, "prefix length 33 of 10.32.0.7 is above 32"),
+    ] {
+        let id = crate::RequestId(1000 + u64::from(prefix));
+        let mut allocator = cluster.allocator(0).clone();
+        while allocator.poll_event().is_some() {}
+        let who = crate::ContainerId::new("b");
+        allocator.claim(id, who, addr.parse().unwrap(), prefix, cluster.now);
+        let answers = std::iter::from_fn(|| allocator.poll_event());
+        let mut said = Vec::new();
+        for event in answers {
+            if let crate::Event::Answer { result, .. } = event {
+                said.push(result.unwrap_err().to_string());
+            }
+        }
+        assert!(said.len() == 1 && said[0].contains(words), "{said:?}");
+    }
+}
+
+#[test]
 fn too_many_waiting_requests_are_refused() {
     let mut cluster = Cluster::new(1, vec![config(0, pool(), Init::Observer, 1)]);
     for _ in 0..crate::MAX_PENDING {

@@ -76,6 +76,14 @@ pub(super) struct Cluster {
     pub(super) watch_owners: bool,
 }
 
+/// A pool of this many bits of addresses; of IPv6 for every third seed.
+pub(super) fn pool_of(seed: u64, bits: u8) -> String {
+    match seed % 3 {
+        2 => format!("fd57:1::/{}", 128 - bits),
+        _ => format!("10.32.0.0/{}", 32 - bits),
+    }
+}
+
 pub(crate) fn name(n: usize) -> PeerName {
     PeerName::from_bytes([2, 0, 0, 0, 0, u8::try_from(n).unwrap() + 1])
 }
@@ -367,7 +375,7 @@ impl Cluster {
         for n in 0..self.peers.len() {
             assert_eq!(self.allocator(n).digest(), digest, "ring of peer {n}");
             let status = self.allocator(n).status();
-            let total: u64 = status.owners.iter().map(|o| o.addresses).sum();
+            let total: u128 = status.owners.iter().map(|o| o.addresses).sum();
             assert_eq!(total, status.pool.size());
             assert_eq!(status.unsettled, [], "peer {n}");
             let synced = self.peers[n].synced.clone();

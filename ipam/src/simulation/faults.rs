@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand_core::Rng;
 
-use super::cluster::{Cluster, Faults, name};
+use super::cluster::{Cluster, Faults, name, pool_of};
 use crate::{Addr, ContainerId, Init, RingKind};
 
 pub(super) const FAULTS: Faults = Faults {
@@ -37,8 +37,9 @@ pub(super) fn use_somehow(cluster: &mut Cluster, containers: &mut u64) {
         _ => {
             *containers += 1;
             let pool = cluster.peers[n].config.pool;
-            let hosts = u32::try_from(pool.size()).unwrap() - 2;
-            let offset = 1 + cluster.rng.next_u32() % hosts;
+            // Of a pool too large to fill, a place where others claim, too.
+            let hosts = pool.size().min(64) - 2;
+            let offset = 1 + u128::from(cluster.rng.next_u32()) % hosts;
             let addr = Addr::from_bits(pool.first().to_bits() + offset);
             cluster.claim(n, &format!("c{containers}"), addr);
         }
@@ -68,7 +69,12 @@ pub(super) fn end_of_faults(cluster: &mut Cluster) {
 }
 
 fn one_ring_under_faults(seed: u64, init: &Init, peers: usize) {
-    let mut cluster = Cluster::meshed(seed, "10.32.0.0/26", peers, init);
+    // Small, so that it runs short of addresses, or as large as they are in practice.
+    let pool = match seed % 6 {
+        5 => "fd57:1::/64".to_owned(),
+        _ => pool_of(seed, 6),
+    };
+    let mut cluster = Cluster::meshed(seed, &pool, peers, init);
     let id = cluster.prime(0);
     cluster.outcome(id).unwrap().unwrap();
     cluster.run(5);
@@ -110,7 +116,7 @@ fn no_address_is_given_twice_when_one_peer_owned_all_at_first() {
 #[test]
 fn a_birth_under_faults_ends_in_one_ring_and_no_address_reachable_twice() {
     for seed in 0..25 {
-        let mut cluster = Cluster::meshed(seed, "10.32.0.0/26", 4, &Init::Consensus(Some(4)));
+        let mut cluster = Cluster::meshed(seed, &pool_of(seed, 6), 4, &Init::Consensus(Some(4)));
         cluster.faults = FAULTS;
         let mut containers = 0;
         for step in 0..800 {
@@ -140,7 +146,7 @@ fn a_birth_under_faults_ends_in_one_ring_and_no_address_reachable_twice() {
 #[test]
 fn after_the_last_fault_every_peer_gets_what_is_left() {
     for seed in 0..5 {
-        let mut cluster = Cluster::meshed(seed, "10.32.0.0/27", 3, &Init::Consensus(None));
+        let mut cluster = Cluster::meshed(seed, &pool_of(seed, 5), 3, &Init::Consensus(None));
         cluster.faults = FAULTS;
         let mut containers = 0;
         for step in 0..600 {
@@ -226,7 +232,7 @@ fn a_peer_that_leaves_gives_its_space_to_one_that_stays() {
     cluster.stop(1);
     cluster.run(5);
     let owners = cluster.allocator(2).status().owners;
-    assert_eq!(owners.iter().map(|o| o.addresses).sum::<u64>(), 64);
+    assert_eq!(owners.iter().map(|o| o.addresses).sum::<u128>(), 64);
     assert!(owners.iter().all(|o| o.peer != name(1)));
 
     cluster.stop(2);

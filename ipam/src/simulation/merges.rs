@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cluster::{Cluster, Faults, config, name};
+use super::cluster::{Cluster, Faults, config, name, pool_of};
 use super::faults::{FAULTS, cut_or_heal, end_of_faults, use_somehow};
 use weft_wire::PeerName;
 
@@ -34,7 +34,7 @@ fn check_nothing_vanished(cluster: &Cluster, before: usize) {
 #[test]
 fn two_hosts_that_started_alone_keep_all_their_addresses_when_they_meet() {
     for seed in 0..10 {
-        let mut cluster = apart(seed, "10.32.0.0/12", 2, 50);
+        let mut cluster = apart(seed, &pool_of(seed, 20), 2, 50);
         cluster.link(0, 1);
         cluster.run(5);
         cluster.check_converged();
@@ -52,7 +52,7 @@ fn two_hosts_that_started_alone_keep_all_their_addresses_when_they_meet() {
 #[test]
 fn an_address_used_on_both_sides_stays_with_the_ring_that_survives() {
     for seed in 0..10 {
-        let mut cluster = apart(seed, "10.32.0.0/28", 2, 12);
+        let mut cluster = apart(seed, &pool_of(seed, 4), 2, 12);
         let both: BTreeSet<Addr> = cluster.running.values().copied().collect();
         cluster.link(0, 1);
         cluster.run(10);
@@ -74,7 +74,10 @@ fn an_address_used_on_both_sides_stays_with_the_ring_that_survives() {
         ));
         let now = cluster.now;
         let freed = cluster.with(loser, |a| a.free_all(&lost.container, now));
-        assert_eq!(freed, [(lost.addr, 28)]);
+        assert_eq!(
+            freed,
+            [(lost.addr, cluster.peers[loser].config.pool.prefix())]
+        );
     }
 }
 
@@ -100,7 +103,7 @@ fn peers_behind_the_one_that_meets_settle_before_frames_flow() {
     // A ring of three in a line, and one of two; their middles meet. Promise 4 is checked
     // at each step by the cluster itself.
     for seed in 0..30 {
-        let pool = "10.32.0.0/27".parse().unwrap();
+        let pool = pool_of(seed, 5).parse().unwrap();
         let alone = |n| config(n, pool, Init::Consensus(None), 0);
         let mut cluster = Cluster::new(seed, (0..5).map(alone).collect());
         cluster.faults.delay = 300;
@@ -125,7 +128,7 @@ fn peers_behind_the_one_that_meets_settle_before_frames_flow() {
 #[test]
 fn many_rings_meet_under_faults() {
     for seed in 0..20 {
-        let mut cluster = apart(seed, "10.32.0.0/26", 5, 8);
+        let mut cluster = apart(seed, &pool_of(seed, 6), 5, 8);
         cluster.faults = Faults {
             loss: 100,
             repeat: 100,
@@ -153,7 +156,7 @@ fn many_rings_meet_under_faults() {
 #[test]
 fn rings_that_meet_and_part_at_random_never_let_one_address_be_reached_twice() {
     for seed in 0..12 {
-        let mut cluster = apart(seed, "10.32.0.0/26", 5, 6);
+        let mut cluster = apart(seed, &pool_of(seed, 6), 5, 6);
         cluster.faults = FAULTS;
         let mut containers = 0;
         for step in 0..1200 {

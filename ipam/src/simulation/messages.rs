@@ -293,7 +293,12 @@ fn rings_that_are_too_large_together_are_refused() {
         let token = |n| if n == 0 { 0 } else { n * step + odd };
         let tokens = (0..u32::try_from(MAX_ENTRIES).unwrap()).map(token);
         let entries: Vec<_> = tokens
-            .map(|t| (Addr::from_bits(pool.first().to_bits() + t), entry))
+            .map(|t| {
+                (
+                    Addr::from_bits(pool.first().to_bits() + u128::from(t)),
+                    entry,
+                )
+            })
             .collect();
         let parts = SavedRing {
             entries,

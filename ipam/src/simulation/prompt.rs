@@ -14,7 +14,7 @@ fn pool() -> crate::Cidr {
     "10.32.0.0/24".parse().unwrap()
 }
 
-fn addr(host: u32) -> Addr {
+fn addr(host: u128) -> Addr {
     Addr::from_bits(pool().first().to_bits() + host)
 }
 
@@ -67,7 +67,7 @@ fn right_after_the_birth_everybody_gets_its_first_addresses() {
             let at = usize::try_from(n).unwrap();
             // Of whomever that will be.
             let host = 1 + (n * 97 + 60) % 250;
-            ids.push(cluster.claim(at, &format!("claims{n}"), addr(host)));
+            ids.push(cluster.claim(at, &format!("claims{n}"), addr(host.into())));
             ids.push(cluster.allocate(at, &format!("asks{n}"), None));
         }
         // A message takes a step of 50 ms at least, and here many are after the same addresses.

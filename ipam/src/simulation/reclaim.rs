@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-use super::cluster::{Cluster, Faults, config, name};
+use super::cluster::{Cluster, Faults, config, name, pool_of};
 use super::faults::use_somehow;
 use crate::{Addr, Init, RequestId, Rule, Rules, Saved, Times};
 
@@ -29,7 +29,7 @@ const FAULTS: Faults = Faults {
 
 /// Peers with these rules, of which the first `founders` are linked and make a ring.
 fn born(seed: u64, rules: Rules, peers: usize, founders: usize) -> Cluster {
-    let pool = POOL.parse().unwrap();
+    let pool = pool_of(seed, 6).parse().unwrap();
     let seeds = Init::Seed((0..founders).map(name).collect());
     let configs = (0..peers).map(|n| crate::Config {
         times: TIMES,
@@ -53,7 +53,7 @@ fn unequal_clocks(cluster: &mut Cluster) {
     }
 }
 
-fn share(cluster: &mut Cluster, at: usize, of: usize) -> u64 {
+fn share(cluster: &mut Cluster, at: usize, of: usize) -> u128 {
     let owners = cluster.allocator(at).status().owners;
     let owner = owners.iter().find(|owner| owner.peer == name(of));
     owner.map_or(0, |owner| owner.addresses)
@@ -73,7 +73,7 @@ fn a_dead_peers_space_comes_back_in_time() {
         for n in [0, 2] {
             assert_eq!(share(&mut cluster, n, 1), 0, "seed {seed}");
             let status = cluster.allocator(n).status();
-            assert_eq!(status.owners.iter().map(|o| o.addresses).sum::<u64>(), 64);
+            assert_eq!(status.owners.iter().map(|o| o.addresses).sum::<u128>(), 64);
         }
         let ids: Vec<_> = (0..62)
             .map(|n| cluster.allocate(n % 2 * 2, &format!("c{n}"), None))

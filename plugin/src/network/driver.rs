@@ -42,15 +42,13 @@ impl Plugin {
             return Err(PluginError::Mtu { asked, ours });
         }
         if asked
-            .ipv4
-            .iter()
+            .subnets()
             .any(|data| data.address_space.parse::<Space>().is_err())
         {
             return Err(PluginError::ForeignIpam);
         }
         let first = asked
-            .ipv4
-            .iter()
+            .subnets()
             .find_map(|data| data.pool.parse::<Cidr>().ok());
         let key = match self.role {
             Role::Host => options.key(first.filter(|first| Some(*first) != default.default_subnet)),
@@ -65,7 +63,7 @@ impl Plugin {
                 &JoinNetwork { multicast },
             )
             .await?;
-        for data in &asked.ipv4 {
+        for data in asked.subnets() {
             self.end_making(&data.pool);
         }
         info!(network = asked.network, %key, "Docker made a network");

@@ -7,10 +7,9 @@
 //! A network's gateway is no address of the ring unless somebody chose one. dockerd insists on one, but nothing
 //! goes through it; it gets the subnet's own first address, which no container has, the same on every
 //! host and without asking anybody.
-//!
-//! IPv6 addresses are drawn at random from a subnet of so many that no two meet.
+//! IPv4 and IPv6 are alike in all of this.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -25,8 +24,6 @@ use super::{HOLDER_PREFIX, Plugin, PluginError, RESERVED_PREFIX, Role, SWARM_PRE
 const MAKING: Duration = Duration::from_secs(30);
 /// What is left of a call's time when an address is given up, to say so.
 const SPARE: Duration = Duration::from_millis(250);
-/// Below so many bits two addresses drawn at random might meet in a large network.
-const RANDOM_BITS: u8 = 48;
 
 impl Plugin {
     pub(super) async fn request_pool(
@@ -35,17 +32,13 @@ impl Plugin {
     ) -> Result<protocol::Pool, PluginError> {
         let space: Space = asked.address_space.parse()?;
         let subnet = match asked.pool.as_str() {
-            "" if asked.v6 => return Err(PluginError::NoDefault6),
-            "" => self.default_subnet().await?,
+            "" => self.default_subnet(asked.v6).await?,
             text => text.parse().map_err(super::pool::PoolError::from)?,
         };
         let range = Some(asked.sub_pool.as_str()).filter(|text| !text.is_empty());
         let range = range.map(str::parse).transpose();
         let range = range.map_err(super::pool::PoolError::from)?;
         let pool = Pool::new(space, subnet, range, random()?)?;
-        if subnet.addr().is_ipv6() && 128 - pool.range.prefix() < RANDOM_BITS {
-            return Err(PluginError::Narrow(pool.range));
-        }
         let pool_id = pool.to_string();
         self.begin_making(&pool_id);
         Ok(protocol::Pool {
@@ -76,7 +69,6 @@ impl Plugin {
             }
             None if gateway => network(pool.subnet),
             Some(addr) if gateway && addr == network(pool.subnet) => addr,
-            Some(addr) if addr.is_ipv6() => addr,
             Some(addr) if self.is_held_by_manager(&pool) => addr,
             Some(addr) => {
                 let shared =
@@ -84,7 +76,6 @@ impl Plugin {
                 self.claim(&pool, addr, shared).await?;
                 addr
             }
-            None if pool.subnet.addr().is_ipv6() => draw(pool.range)?,
             None => self.allocate(&pool).await?,
         };
         Ok(GivenAddress {
@@ -98,8 +89,7 @@ impl Plugin {
         let Some(addr) = chosen(&asked.address)? else {
             return Ok(());
         };
-        let nobodys = addr.is_ipv6() || addr == network(pool.subnet);
-        if nobodys || self.is_held_by_manager(&pool) {
+        if addr == network(pool.subnet) || self.is_held_by_manager(&pool) {
             return Ok(());
         }
         let router = self.router().await?;
@@ -158,9 +148,14 @@ impl Plugin {
         self.role == Role::Swarm && pool.space == Space::Local
     }
 
-    async fn default_subnet(&self) -> Result<Cidr, PluginError> {
+    async fn default_subnet(&self, v6: bool) -> Result<Cidr, PluginError> {
         let network = self.router().await?.network().await?;
-        network.default_subnet.ok_or(PluginError::NoPool)
+        let mut subnets = network.default_subnets();
+        let subnet = subnets.find(|subnet| subnet.addr().is_ipv6() == v6);
+        subnet.ok_or(match v6 {
+            true => PluginError::NoPool6,
+            false => PluginError::NoPool,
+        })
     }
 
     fn begin_making(&self, pool_id: &str) {
@@ -250,18 +245,6 @@ fn chosen(text: &str) -> Result<Option<IpAddr>, PluginError> {
     parsed
         .map(Some)
         .map_err(|_| PluginError::Address(text.to_owned()))
-}
-
-/// An address of an IPv6 subnet nobody else draws.
-fn draw(range: Cidr) -> Result<IpAddr, PluginError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    let IpAddr::V6(first) = range.addr() else {
-        return Err(PluginError::Narrow(range));
-    };
-    let hosts = u128::MAX.checked_shr(range.prefix().into()).unwrap_or(0);
-    let bits = first.to_bits() | (u128::from_be_bytes(bytes) & hosts);
-    Ok(Ipv6Addr::from_bits(bits).into())
 }
 
 fn random() -> Result<u32, PluginError> {

@@ -96,8 +96,9 @@ async fn tell(
         .ipam
         .iter()
         .flat_map(|ipam| ipam.config.iter().flatten());
-    let mut subnets = subnets.filter_map(|config| config.subnet.as_deref()?.parse::<Cidr>().ok());
-    let first = subnets.find(|subnet| subnet.addr().is_ipv4());
+    let subnets = subnets.filter_map(|config| config.subnet.as_deref()?.parse::<Cidr>().ok());
+    // As dockerd told of them when it made the network: those of IPv4 first.
+    let first = subnets.min_by_key(|subnet| subnet.addr().is_ipv6());
     let key = options.key(first.filter(|first| Some(*first) != default))?;
     let multicast = options.multicast;
     router

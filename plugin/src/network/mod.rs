@@ -111,15 +111,13 @@ pub(crate) enum PluginError {
         pool: Box<Pool>,
     },
     #[error(
-        "weft: address giving is switched off (--ipalloc-range): name the subnet with --subnet and each address with --ip"
+        "weft: no range of IPv4 addresses is set (--ipalloc-range): name the subnet with --subnet"
     )]
     NoPool,
-    #[error("weft: name an IPv6 subnet with --subnet, such as fd57:1::/64")]
-    NoDefault6,
     #[error(
-        "weft: {0} has too few addresses to draw from at random, which is how IPv6 addresses are found: choose a prefix of /80 or shorter"
+        "weft: no range of IPv6 addresses is set (--ipalloc-range): name an IPv6 subnet with --subnet, such as fd57:1::/64"
     )]
-    Narrow(weft_api::Cidr),
+    NoPool6,
     #[error(
         "weft: Docker's own IPAM would give the same addresses on every host: add `--ipam-driver weft`"
     )]

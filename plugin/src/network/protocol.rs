@@ -80,8 +80,17 @@ pub(crate) struct CreateNetwork {
     pub(crate) network: String,
     #[serde(rename = "IPv4Data", default, deserialize_with = "or_null")]
     pub(crate) ipv4: Vec<IpamData>,
+    #[serde(rename = "IPv6Data", default, deserialize_with = "or_null")]
+    pub(crate) ipv6: Vec<IpamData>,
     #[serde(rename = "Options", default, deserialize_with = "or_null")]
     pub(crate) options: Options,
+}
+
+impl CreateNetwork {
+    /// Its subnets, those of IPv4 first.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = &IpamData> {
+        self.ipv4.iter().chain(&self.ipv6)
+    }
 }
 
 /// What the IPAM driver said of one subnet of a network.

@@ -1,7 +1,6 @@
 //! Calls as dockerd was seen to make them, in the order it makes them, again, and in other orders.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -372,34 +371,34 @@ async fn addresses_set_aside_on_one_host_may_be_set_aside_on_the_next() {
 }
 
 #[tokio::test]
-async fn ipv6_addresses_are_drawn_from_the_range_and_never_held() {
+async fn ipv6_addresses_are_held_like_others() {
     let router = FakeRouter::start();
     let dockerd = Dockerd::of(&router);
     let pool = dockerd.pool("fd57:1::/64", "fd57:1::8000:0:0:0/66").await;
-    let range = cidr("fd57:1::8000:0:0:0/66");
-    let drawn: BTreeSet<IpAddr> = [
-        dockerd.address(&pool, "").await,
-        dockerd.address(&pool, "").await,
-    ]
-    .iter()
-    .map(|text| cidr(text).addr())
-    .collect();
-    assert!(
-        drawn.len() == 2 && drawn.iter().all(|a| range.contains(*a)),
-        "{drawn:?}"
-    );
-    let first = dockerd
-        .ok("IpamDriver.RequestAddress", gateway(&pool, ""))
-        .await;
-    assert_eq!(first["Address"], "fd57:1::/64");
+    let given = dockerd.address(&pool, "").await;
+    assert_eq!(given, "fd57:1::8000:0:0:1/64");
+    dockerd.ok("NetworkDriver.CreateNetwork", network()).await;
     assert_eq!(dockerd.address(&pool, "fd57:1::7").await, "fd57:1::7/64");
-    dockerd
-        .ok("IpamDriver.ReleaseAddress", released(&pool, "fd57:1::7"))
-        .await;
-    let narrow = json!({ "AddressSpace": "weftlocal", "Pool": "fd57:1::/96", "V6": true });
-    let said = dockerd.refused("IpamDriver.RequestPool", narrow).await;
-    assert!(said.contains("/80 or shorter"), "{said}");
-    assert_eq!(router.held(), []);
+    let held = || router.held().len();
+    assert_eq!(held(), 2);
+    for addr in ["fd57:1::7", "fd57:1::8000:0:0:1", "fd57:1::"] {
+        dockerd
+            .ok("IpamDriver.ReleaseAddress", released(&pool, addr))
+            .await;
+    }
+    assert_eq!(held(), 0);
+}
+
+#[tokio::test]
+async fn an_ipv6_network_without_a_subnet_has_the_routers_if_there_is_one() {
+    let router = FakeRouter::start();
+    let dockerd = Dockerd::of(&router);
+    let body = || json!({ "AddressSpace": "weftlocal", "V6": true });
+    let said = dockerd.refused("IpamDriver.RequestPool", body()).await;
+    assert!(said.contains("--ipalloc-range"), "{said}");
+    router.books().network.default_subnet6 = Some(cidr("fd57:1::/64"));
+    let made = dockerd.ok("IpamDriver.RequestPool", body()).await;
+    assert_eq!(made["Pool"], "fd57:1::/64");
 }
 
 #[tokio::test]

@@ -298,6 +298,7 @@ mod tests {
             dns: Some([169, 254, 67, 83].into()),
             domain: Some("weft.local.".to_owned()),
             default_subnet: None,
+            default_subnet6: None,
             pool: None,
         }
     }
