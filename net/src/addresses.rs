@@ -14,7 +14,8 @@ use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
 
 impl Netlink {
-    /// Gives a link an address with the length of its subnet's prefix. That it has it is fine.
+    /// Gives a link an address with the length of its subnet's prefix. That it has it is fine; an IPv6 address
+    /// of another prefix gets this one, since a link has such an address only once.
     ///
     /// # Errors
     /// If there is no such link, or the prefix is longer than the address.
@@ -27,6 +28,11 @@ impl Netlink {
         let index = self.link_index(name).await?;
         let mut request = self.handle().address().add(index, addr, prefix).replace();
         if addr.is_ipv6() {
+            let has = self.addresses_of(index).await?;
+            let mut has = has.iter().filter_map(cidr_of);
+            if let Some((_, other)) = has.find(|(a, p)| *a == addr && *p != prefix) {
+                self.del_address(name, addr, other).await?;
+            }
             // Nobody else has the address: the ring says so, and a second of asking around would
             // pass before it can be used.
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);

@@ -213,6 +213,19 @@ fn a_second_attach_only_adds_addresses() {
 }
 
 #[test]
+fn an_ipv6_address_has_the_prefix_it_was_attached_with_last() {
+    testing::in_namespace(async |netlink, _| {
+        make_bridge(&netlink).await;
+        let ns = NetNs::create().unwrap();
+        for wanted in ["fd00::1/96", "fd00::1/64", "fd00::1/64", "fd00::1/112"] {
+            attach(&ns, &spec(1, &[wanted])).await.unwrap();
+            let views = inspect(&ns, "ethwe").await.unwrap();
+            assert_eq!(views[0].addresses, [cidr(wanted)]);
+        }
+    });
+}
+
+#[test]
 fn the_interface_goes_with_its_last_address() {
     testing::in_namespace(async |netlink, _| {
         make_bridge(&netlink).await;
