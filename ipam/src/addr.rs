@@ -560,8 +560,13 @@ mod tests {
         fn an_address_lies_in_the_subnet_it_names(ip: IpAddr, prefix in 1_u8..=32) {
             let addr = Addr::from(ip);
             prop_assert_eq!(IpAddr::from(addr), ip.to_canonical());
-            prop_assume!(addr.family() == Family::V4 || addr.0 >> 96 != 0);
-            let subnet = Cidr::containing(addr, prefix).unwrap();
+            let with_ipv4 = (addr.0 ^ MAPPED << 32).leading_zeros() >= prefix.into();
+            let subnet = Cidr::containing(addr, prefix);
+            if addr.family() == Family::V6 && with_ipv4 {
+                prop_assert_eq!(subnet, None);
+                return Ok(());
+            }
+            let subnet = subnet.unwrap();
             prop_assert!(subnet.contains(addr) || addr.0 == u128::MAX);
             prop_assert_eq!(Cidr::new(subnet.first(), prefix), Ok(subnet));
             prop_assert_eq!(subnet.to_string().parse(), Ok(subnet));

@@ -14,6 +14,7 @@
 //! Invariants: no two pools here overlap. A connection is synced when all its pools are.
 
 mod joining;
+mod priming;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use crate::requests::{FreeError, RequestError, RequestId};
 use crate::rules::{Clock, Rules, Times};
 use crate::saved::{LoadError, Saved};
 use crate::space::ContainerId;
+use priming::Priming;
 
 /// The most pools a peer takes part in; each may grow to a ring of a megabyte.
 pub const MAX_POOLS: usize = 128;
@@ -94,6 +96,8 @@ pub struct Pools {
     allocators: BTreeMap<Cidr, Allocator>,
     /// Connections whose barrier stands, and for which pools.
     unsynced: BTreeMap<PeerName, BTreeSet<Cidr>>,
+    /// Requests for rings of several pools, each of which answers.
+    priming: BTreeMap<RequestId, Priming>,
     neighbours: BTreeSet<PeerName>,
     reachable: BTreeSet<PeerName>,
     /// Pools others have that cannot be ours too, who spoke of them, and why not.
@@ -119,6 +123,7 @@ impl Pools {
             clock: Clock::new(config.uptime, now),
             allocators: BTreeMap::new(),
             unsynced: BTreeMap::new(),
+            priming: BTreeMap::new(),
             neighbours: BTreeSet::new(),
             reachable: BTreeSet::new(),
             strange: BTreeMap::new(),
@@ -205,17 +210,9 @@ impl Pools {
         }
     }
 
-    /// Asks that the default pool have a ring; the others get theirs when they are used.
-    pub fn prime(&mut self, id: RequestId, now: Instant) {
-        let pool = self.default_pool();
-        match pool.and_then(|pool| self.allocators.get_mut(&pool)) {
-            Some(allocator) => allocator.prime(id, now),
-            None => self.answer(id, Err(RequestError::NoPool)),
-        }
-    }
-
     /// Withdraws a request; there will be no answer to it.
     pub fn cancel(&mut self, id: RequestId) {
+        self.priming.remove(&id);
         self.allocators.values_mut().for_each(|a| a.cancel(id));
     }
 
@@ -374,11 +371,15 @@ impl Pools {
                     }
                     self.open(peer);
                 }
+                Event::Answer { id, result } => {
+                    if let Some(result) = self.answered(id, result) {
+                        return Some(Event::Answer { id, result });
+                    }
+                }
                 other @ (Event::Persist(_)
                 | Event::Joined(_)
                 | Event::Forget(_)
                 | Event::Send { .. }
-                | Event::Answer { .. }
                 | Event::Announce { .. }
                 | Event::Conflict { .. }) => return Some(other),
             }

@@ -64,6 +64,63 @@ fn ranges_that_overlap_are_refused_at_the_start_and_later() {
 }
 
 #[test]
+fn priming_is_of_the_default_pools_of_both_families_and_answered_once() {
+    let mut pools = pools(&[
+        "10.32.0.0/12",
+        "172.30.0.0/16",
+        "fd57:1::/64",
+        "fd57:2::/64",
+    ]);
+    pools.prime(RequestId(1), start());
+    assert_eq!(answers(&mut pools), [Ok(Answer::Primed)]);
+    let born = pools.iter().filter(|a| a.digest() != Digest::NONE);
+    let born: Vec<_> = born.map(|a| a.pool().to_string()).collect();
+    assert_eq!(born, ["10.32.0.0/12", "fd57:1::/64"]);
+    // Both refuse, and it is said once.
+    pools.hand_over(start());
+    pools.prime(RequestId(2), start());
+    assert_eq!(answers(&mut pools).len(), 1);
+}
+
+#[test]
+fn a_container_has_an_address_of_each_family_and_both_are_freed_at_once() {
+    let mut pools = pools(&["10.32.0.0/12", "fd57:1::/64"]);
+    let who = ContainerId::new("web");
+    for (id, subnet) in [(1, None), (2, Some("fd57:1::/64".parse().unwrap()))] {
+        pools.allocate(RequestId(id), who.clone(), subnet, start());
+    }
+    let given = answers(&mut pools);
+    assert_eq!(given.len(), 2);
+    let held = pools.lookup(&who);
+    let families: Vec<_> = held
+        .iter()
+        .map(|(a, p)| (a.to_v4().is_some(), *p))
+        .collect();
+    // In the order of the addresses as numbers.
+    assert_eq!(families, [(true, 12), (false, 64)]);
+    assert_eq!(pools.free_all(&who, start()), held);
+    assert_eq!(pools.lookup(&who), []);
+}
+
+#[test]
+fn ranges_of_special_ipv6_addresses_are_refused_in_words() {
+    let mut pools = pools(&["10.32.0.0/12"]);
+    for (text, why) in [
+        ("fe80::/64", "each link's own"),
+        ("ff00::/8", "multicast"),
+        ("::/96", "special uses"),
+        ("f000::/4", "at least"),
+        ("fd57::/127", "fewer than 4"),
+    ] {
+        let refused = pools.add(text.parse().unwrap(), start()).unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+        // Nor does it become one of ours because a peer says so.
+        pools.handle_digest(peer(2), text.parse().unwrap(), Digest::NONE, start());
+        assert_eq!(pools.iter().count(), 1);
+    }
+}
+
+#[test]
 fn there_are_no_more_pools_than_may_be() {
     let mut pools = pools(&[]);
     let mut made = 0;
