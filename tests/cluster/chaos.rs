@@ -193,7 +193,7 @@ fn clone_somebody(world: &mut World, a: usize, b: usize) {
         return;
     }
     world.fault("cloned");
-    let clone = world.add_clone(a, Settings::new(n).to(b));
+    let clone = world.add_clone(a, world.settings(n).to(b));
     for _ in 0..world.random(60) {
         world.run_ms(1000);
         talk(world);
