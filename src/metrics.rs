@@ -28,8 +28,8 @@ pub(crate) struct Counts<'a> {
     /// Pieces of relayed connections that neighbours sent too many of.
     pub(crate) relayed_dropped: u64,
     pub(crate) gossip: weft_gossip::Counters,
-    /// What peers said of their connections that routes leave out, because there are too many.
-    pub(crate) unrouted: u64,
+    /// Peers and words of theirs that there was no room for, by which bound.
+    pub(crate) left_out: [(&'static str, u64); 3],
     /// How often frames to a peer began to be carried by somebody else.
     pub(crate) carriers: Changes,
     /// How DNS queries ended; none without a resolver.
@@ -46,7 +46,7 @@ pub(crate) fn render(report: &Report, counts: &Counts<'_>) -> String {
         "Pieces of control connections between others that were not handed on, because too many came",
         counts.relayed_dropped,
     );
-    gossip(&mut registry, &counts.gossip, counts.unrouted);
+    gossip(&mut registry, &counts.gossip, counts.left_out);
     fastdp(&mut registry, report, counts.carriers);
     data_path(&mut registry, counts.data);
     services(&mut registry, report);
@@ -128,7 +128,11 @@ fn mesh(registry: &mut Registry, report: &Report, terminations: u64) {
     );
 }
 
-fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters, unrouted: u64) {
+fn gossip(
+    registry: &mut Registry,
+    counters: &weft_gossip::Counters,
+    beyond: [(&'static str, u64); 3],
+) {
     counter(
         registry,
         "gossip_sent_bytes",
@@ -148,17 +152,13 @@ fn gossip(registry: &mut Registry, counters: &weft_gossip::Counters, unrouted: u
         "outcome",
         messages.into_iter(),
     );
-    let left_out = [
-        ("refused", counters.refused),
-        ("ignored", counters.ignored),
-        ("unrouted", unrouted),
-    ];
+    let left_out = [("refused", counters.refused), ("ignored", counters.ignored)];
     by_label(
         registry,
         "gossip_entries_left_out",
         "Parts of gossip not taken over, by why",
         "reason",
-        left_out.into_iter(),
+        left_out.into_iter().chain(beyond),
     );
 }
 

@@ -107,8 +107,8 @@ pub(crate) struct Mesh {
     /// the router is still to be told.
     relinked: BTreeSet<PeerName>,
     readdressed: BTreeSet<PeerName>,
-    /// It was said that there are too many peers.
-    warned: bool,
+    /// Bounds of which it was said that there is more than they allow.
+    warned: BTreeSet<&'static str>,
     /// The port each neighbour says it listens on.
     ports: BTreeMap<PeerName, u16>,
     /// Our own links as last published.
@@ -156,7 +156,7 @@ impl Mesh {
             links: Links::default(),
             relinked: BTreeSet::new(),
             readdressed: BTreeSet::new(),
-            warned: false,
+            warned: BTreeSet::new(),
             ports: BTreeMap::new(),
             published: BTreeMap::new(),
             sessions: BTreeMap::new(),

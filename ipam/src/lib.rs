@@ -61,7 +61,7 @@ pub use consensus::{Acceptor, Ballot, Decree};
 pub use council::{Ruling, Votes};
 pub use digest::{Digest, ParseDigestError};
 pub use event::{Answer, Config, Event};
-pub use pools::{AddPoolError, MAX_POOLS, Pools, PoolsConfig};
+pub use pools::{AddPoolError, MAX_POOLS, MAX_STRANGE, Pools, PoolsConfig};
 pub use requests::{FreeError, MAX_PENDING, RequestError, RequestId, Wish};
 pub use ring::{Claim, Entry, MAX_CLAIMS, MAX_ENTRIES, MAX_FOUNDERS, RingError, RingId, RingKind};
 pub use rules::{ParseRuleError, Rule, Rules, Times};

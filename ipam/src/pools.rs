@@ -16,6 +16,8 @@
 mod joining;
 mod priming;
 
+pub use joining::MAX_STRANGE;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -102,6 +104,8 @@ pub struct Pools {
     reachable: BTreeSet<PeerName>,
     /// Pools others have that cannot be ours too, who spoke of them, and why not.
     strange: BTreeMap<(Cidr, PeerName), AddPoolError>,
+    /// How often there was no room for another one of these.
+    left_out: u64,
     /// Comes after all that the allocators have to say: so what moved from one pool to another is on
     /// the disk in its new place before it goes from the old one.
     out: VecDeque<Event>,
@@ -127,6 +131,7 @@ impl Pools {
             neighbours: BTreeSet::new(),
             reachable: BTreeSet::new(),
             strange: BTreeMap::new(),
+            left_out: 0,
             out: VecDeque::new(),
             config,
         };
@@ -419,6 +424,12 @@ impl Pools {
             while here.next_if(|((next, _), _)| next == pool).is_some() {}
             Some((*pool, *peer, *why))
         })
+    }
+
+    /// How often a peer's word of a pool that cannot be ours was not kept because of [`MAX_STRANGE`]: the reason
+    /// is not shown, and frames do not flow to that peer all the same.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// What a peer said of its pools stands while the way to it is lost: it is not said again.

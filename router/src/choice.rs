@@ -58,10 +58,16 @@ impl Choice {
         }
     }
 
-    /// There is a peer more or less, or one that was thought reachable is not, or the other way.
-    pub(crate) fn peers_changed(&mut self, now: Instant) {
+    /// There is a peer more or less, or one that was thought reachable is not, or the other way; `peers` there
+    /// are now, us included. The first one too many is no news to be gathered with others: somebody new in a large
+    /// mesh, who hears of all at once, would dial as many as the limit allows, only to let most of them go.
+    pub(crate) fn peers_changed(&mut self, peers: usize, now: Instant) {
         if self.limit > 0 {
-            self.look_at = Some(self.look_at.map_or(now + GATHER, |at| at.min(now + GATHER)));
+            let at = match !self.is_sparse && peers > self.limit + 1 {
+                true => now,
+                false => now + GATHER,
+            };
+            self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -242,8 +248,22 @@ mod tests {
         let mut unlimited = Choice::new(peer(0), 0);
         unlimited.look(&peers(1000), |_| true, crate::clock::start());
         assert!(unlimited.wants(peer(999)));
-        unlimited.peers_changed(crate::clock::start());
+        unlimited.peers_changed(1000, crate::clock::start());
         assert_eq!(unlimited.poll_timeout(), None);
+    }
+
+    #[test]
+    fn the_first_peer_too_many_is_looked_at_before_anybody_is_dialled() {
+        let now = crate::clock::start();
+        let mut choice = Choice::new(peer(0), 8);
+        choice.peers_changed(9, now);
+        assert_eq!(choice.poll_timeout(), Some(now + GATHER));
+        choice.peers_changed(10, now);
+        assert_eq!(choice.poll_timeout(), Some(now));
+        choice.look(&peers(10), |_| true, now);
+        assert!(choice.is_sparse());
+        choice.peers_changed(11, now);
+        assert_eq!(choice.poll_timeout(), Some(now + GATHER));
     }
 
     #[test]

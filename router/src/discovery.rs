@@ -22,6 +22,8 @@ pub(crate) struct Discovery {
     known: BTreeMap<PeerName, Known>,
     /// Addresses that led to ourselves, such as that of a bridge every host has.
     ours: BTreeSet<SocketAddr>,
+    /// How often a peer was heard of that there was no room for.
+    left_out: u64,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,7 @@ impl Discovery {
             us,
             known: BTreeMap::new(),
             ours: BTreeSet::new(),
+            left_out: 0,
         }
     }
 
@@ -67,7 +70,11 @@ impl Discovery {
         rng: &mut impl Rng,
         now: Instant,
     ) {
-        if peer == self.us || (!self.known.contains_key(&peer) && self.known.len() >= MAX_PEERS) {
+        if peer == self.us {
+            return;
+        }
+        if self.known.len() >= MAX_PEERS && !self.known.contains_key(&peer) {
+            self.left_out += 1;
             return;
         }
         let usable =
@@ -92,6 +99,11 @@ impl Discovery {
         if let Some(conn) = connected.filter(|_| !known.upgrades) {
             known.dial.connected(conn);
         }
+    }
+
+    /// How often a peer was not taken because of [`MAX_PEERS`].
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Has those be dialled that are wanted, and were not before.
@@ -280,7 +292,7 @@ fn first_dial(us: PeerName, peer: PeerName) -> Duration {
 }
 
 /// Peers remembered: as many as the topology keeps, and some that are only talked of.
-const MAX_PEERS: usize = 4096;
+pub const MAX_PEERS: usize = 4096;
 /// Addresses remembered of one peer.
 const MAX_ADDRESSES: usize = 16;
 /// Of these, where its datagrams come from, and addresses that questions are sent to at once.
@@ -435,7 +447,14 @@ mod tests {
                 now,
             );
         }
-        assert_eq!(discovery.known.len(), MAX_PEERS);
+        assert_eq!(
+            (discovery.known.len(), discovery.left_out()),
+            (MAX_PEERS, 10)
+        );
+        // Who is known already is no peer more.
+        let known = PeerName::from_bytes([2, 0, 0, 9, 0, 0]);
+        discovery.heard(known, &info(&many), None, &mut rng, now);
+        assert_eq!(discovery.left_out(), 10);
         assert!(
             discovery
                 .known

@@ -58,6 +58,7 @@ pub mod topology;
 
 pub use config::Config;
 pub use connect::{ParseTargetError, Target, TargetState, TargetStatus};
+pub use discovery::MAX_PEERS as MAX_DISCOVERED;
 pub use event::{ConnId, Event, FastEvent};
 pub use fast::{Carriage, Carrier};
 pub use identity::{Identity, IdentityError, Psk, PskError};

@@ -18,7 +18,7 @@
 //! [`crate::flood::Seen`] take care of that.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use weft_wire::PeerName;
 
@@ -33,9 +33,9 @@ pub struct Routes {
     /// They go over connections that carry no frames yet, too, and not over those that are relayed themselves.
     pub control: BTreeMap<PeerName, PeerName>,
     us: usize,
-    /// What frames go over, and what control messages do.
-    frames: Graph,
-    all: Graph,
+    /// What frames go over, and what control messages do: mostly the same, and then kept once.
+    frames: Arc<Graph>,
+    all: Arc<Graph>,
     flood: OnceLock<BTreeMap<PeerName, Vec<PeerName>>>,
 }
 
@@ -50,10 +50,10 @@ pub fn compute(topology: &Topology) -> Routes {
 /// Computes our routes; none if they are those from `before`, as after most news of a large mesh: of a
 /// connection that comes up there are several.
 pub(crate) fn changed(topology: &Topology, before: Option<&Routes>) -> Option<Routes> {
-    let frames = Graph::new(topology, |link| link.established);
+    let frames = Arc::new(Graph::new(topology, |link| link.established));
     let all = match topology.is_all_of_use() {
-        true => frames.clone(),
-        false => Graph::new(topology, |link| !link.relayed),
+        true => Arc::clone(&frames),
+        false => Arc::new(Graph::new(topology, |link| !link.relayed)),
     };
     if before.is_some_and(|before| before.frames == frames && before.all == all) {
         return None;
@@ -129,6 +129,7 @@ impl Graph {
                 while of_them.next_if(|of| of < b).is_some() {}
                 of_them.peek() == Some(b)
             });
+            says.shrink_to_fit();
         }
         Self { names, neighbours }
     }

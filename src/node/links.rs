@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use tracing::warn;
 use weft_gossip::{Entry, Link, Topic};
+use weft_ipam::MAX_STRANGE;
 use weft_router::topology::{LinkState, MAX_PEERS};
-use weft_router::{OwnLink, PeerInfo, nearness};
+use weft_router::{MAX_DISCOVERED, OwnLink, PeerInfo, nearness};
 use weft_wire::PeerName;
 
 use super::Node;
@@ -50,13 +51,37 @@ impl Node {
         for peer in &readdressed {
             self.tell_addresses(*peer, now);
         }
-        if self.router.topology().left_out() > 0 && !std::mem::replace(&mut self.mesh.warned, true)
-        {
-            warn!(
-                "there are more than {MAX_PEERS} peers, or connections of one: no routes are worked out to the others"
-            );
-        }
+        self.warn_of_bounds();
         !relinked.is_empty() || !readdressed.is_empty()
+    }
+
+    /// How often something of other peers was left out, and what that means for it.
+    pub(super) fn left_out(&self) -> [(&'static str, u64); 3] {
+        [
+            ("unrouted", self.router.topology().left_out()),
+            ("undialled", self.router.undialled()),
+            ("unshown", self.ipam.left_out()),
+        ]
+    }
+
+    /// Says once of each bound that what is beyond it is left out; how often is in the metrics.
+    fn warn_of_bounds(&mut self) {
+        for (reason, times) in self.left_out() {
+            if times == 0 || !self.mesh.warned.insert(reason) {
+                continue;
+            }
+            match reason {
+                "unrouted" => warn!(
+                    "there are more than {MAX_PEERS} peers, or connections of one: no routes are worked out to the others"
+                ),
+                "undialled" => warn!(
+                    "there are more than {MAX_DISCOVERED} peers: the others are not dialled unless they are given as targets"
+                ),
+                _ => warn!(
+                    "peers have more than {MAX_STRANGE} address ranges that cannot be ours: `weft status ipam` does not show all of them"
+                ),
+            }
+        }
     }
 
     /// Tells the router what a peer says of its connections; only once we know which run of it

@@ -43,7 +43,7 @@ impl Node {
             terminations: self.mesh.terminations,
             relayed_dropped: self.router.relayed_dropped(),
             gossip: self.mesh.gossip.counters(),
-            unrouted: self.router.topology().left_out(),
+            left_out: self.left_out(),
             carriers: self.fast.changes,
             queries: resolver.map(|r| r.counters().collect()).unwrap_or_default(),
         };

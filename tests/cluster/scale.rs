@@ -89,9 +89,11 @@ pub(crate) fn measure(peers: usize) -> Row {
         world.run(launch);
     }
     let launched = world.now;
+    say(peers, "launched", began);
     until(&mut world, "all reach all", |world| all_reach(world, peers));
     let converged = world.now - launched;
     world.run(SETTLE);
+    say(peers, "settled", began);
     let rest = watch(&mut world, REST, |_, _| ());
     let links: usize = world
         .peers
@@ -102,6 +104,7 @@ pub(crate) fn measure(peers: usize) -> Row {
     let memory = (memory() - before) / peers as f64;
     let routes = routes(&world);
     let newcomer = new_peer(&mut world);
+    say(peers, "a peer is known", began);
     let every = Duration::from_secs(60) * 100 / u32::try_from(peers).unwrap();
     let mut went = 0;
     let mut due = Duration::ZERO;
@@ -178,6 +181,14 @@ impl Row {
         );
         eprintln!("{} peers took {:.0} s", self.peers, self.took.as_secs_f64());
     }
+}
+
+/// How far it is, for whoever waits: a large cluster takes minutes.
+fn say(peers: usize, what: &str, began: Instant) {
+    eprintln!(
+        "{peers} peers: {what} after {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
 }
 
 fn settings(world: &mut World, n: usize) -> Settings {

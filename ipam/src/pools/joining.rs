@@ -42,8 +42,10 @@ impl Pools {
                     |peer: &PeerName| reachable.contains(peer) || neighbours.contains(peer);
                 self.strange.retain(|(_, peer), _| is_here(peer));
             }
-            if self.strange.len() < MAX_STRANGE {
+            if self.strange.len() < MAX_STRANGE || self.strange.contains_key(&(pool, peer)) {
                 self.strange.insert((pool, peer), why);
+            } else {
+                self.left_out += 1;
             }
             return None;
         }
@@ -159,4 +161,4 @@ impl Pools {
 }
 
 /// How many words of peers about pools that cannot be ours are kept.
-const MAX_STRANGE: usize = 1024;
+pub const MAX_STRANGE: usize = 1024;

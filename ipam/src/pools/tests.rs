@@ -210,6 +210,29 @@ fn a_saved_pool_around_the_one_we_are_told_of_is_left_alone() {
 }
 
 #[test]
+fn words_of_pools_that_cannot_be_ours_are_bounded_and_what_is_beyond_is_counted() {
+    let mut pools = pools(&["10.32.0.0/24"]);
+    let (now, around) = (start(), "10.32.0.0/16".parse().unwrap());
+    let most = u16::try_from(MAX_STRANGE).unwrap();
+    let name = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        PeerName::from_bytes([2, 0, 0, 1, high, low])
+    };
+    // Who cannot be reached makes room first.
+    pools.set_reachable((0..most + 3).map(name).collect(), now);
+    for n in 0..most + 3 {
+        pools.handle_digest(name(n), around, Digest::NONE, now);
+    }
+    assert_eq!((pools.strange.len(), pools.left_out()), (MAX_STRANGE, 3));
+    // What is kept already may be said again.
+    pools.handle_digest(name(0), around, Digest::NONE, now);
+    assert_eq!(pools.left_out(), 3);
+    pools.handle_digest_gone(name(0), around);
+    pools.handle_digest(name(most), around, Digest::NONE, now);
+    assert_eq!(pools.left_out(), 3);
+}
+
+#[test]
 fn what_a_peer_said_once_of_its_pools_stands_whatever_becomes_of_the_way_to_it() {
     let mut pools = pools(&["10.32.0.0/24"]);
     let (now, around) = (start(), "10.32.0.0/16".parse().unwrap());

@@ -314,7 +314,8 @@ impl Router {
         }
         self.conns.released.push(conn);
         self.links_changed = true;
-        self.choice.peers_changed(now);
+        let peers = self.mesh.topology().count();
+        self.choice.peers_changed(peers, now);
         self.offer_key(conn, now);
         self.update_fast(conn, now);
     }

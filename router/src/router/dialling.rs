@@ -69,6 +69,12 @@ impl Router {
         }
     }
 
+    /// How often a peer was left out, and is not dialled, because discovery knows
+    /// [`MAX_DISCOVERED`](crate::MAX_DISCOVERED) already.
+    pub fn undialled(&self) -> u64 {
+        self.discovery.left_out()
+    }
+
     /// Targets we were told, those of discovery not among them.
     pub fn targets(&self) -> Vec<TargetStatus> {
         self.targets.statuses()
@@ -185,7 +191,8 @@ impl Router {
             Origin::Discovered(candidate) => {
                 self.discovery
                     .failed(*candidate, conn, ended, &mut self.rng, now);
-                self.choice.peers_changed(now);
+                let peers = self.mesh.topology().count();
+                self.choice.peers_changed(peers, now);
             }
         }
     }
