@@ -185,14 +185,37 @@ fn join_or_leave(world: &mut World, a: usize) {
     }
 }
 
-/// A host's disk is copied to a new one, which runs for a while, until its operator gives it a key of its own.
-/// That takes nobody's connections or names away.
+/// The disk of a host that all others reach is copied to a new one, which runs for a while, until its operator
+/// gives it a key of its own. That takes nobody's connections, names or addresses away.
+///
+/// The host goes on running: one that is gone, and a copy of it, nobody can tell apart.
 fn clone_somebody(world: &mut World, a: usize, b: usize) {
     let n = world.peers.len();
-    if n == CROWD || a == b || world.peers[a].up.is_none() {
+    if n == CROWD || a == b {
         return;
     }
+    world.net.heal();
+    let crashes = std::mem::take(&mut world.crashes);
+    world.run_secs(30);
+    if is_reached_by_all(world, a) {
+        run_a_copy(world, a, b);
+    }
+    world.crashes = crashes;
+}
+
+fn is_reached_by_all(world: &World, a: usize) -> bool {
+    let name = world.peers[a].name;
+    let mut others = (0..world.peers.len()).filter(|n| *n != a);
+    world.peers[a].up.is_some()
+        && others.all(|n| {
+            let up = world.peers[n].up.as_ref();
+            up.is_none_or(|up| up.router.routes().unicast.contains_key(&name))
+        })
+}
+
+fn run_a_copy(world: &mut World, a: usize, b: usize) {
     world.fault("cloned");
+    let n = world.peers.len();
     let clone = world.add_clone(a, world.settings(n).to(b));
     for _ in 0..world.random(60) {
         world.run_ms(1000);
