@@ -32,18 +32,6 @@ fn led(bed: &Bed, host: &str, line: &str) -> String {
     bed.sh(host, &format!("eval $(weft env 2>/dev/null); {line}"))
 }
 
-/// The address on a container's `ethwe`.
-#[track_caller]
-fn address(bed: &Bed, host: &str, container: &str) -> String {
-    let shown = bed.ok(
-        host,
-        &[
-            "docker", "exec", container, "ip", "-4", "-o", "addr", "show", "ethwe",
-        ],
-    );
-    in_text(&shown).unwrap_or_else(|| panic!("no address: {shown}"))
-}
-
 /// What follows `inet` in what `ip` shows.
 fn in_text(shown: &str) -> Option<String> {
     let word = shown
