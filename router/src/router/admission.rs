@@ -314,8 +314,7 @@ impl Router {
         }
         self.conns.released.push(conn);
         self.links_changed = true;
-        let peers = self.mesh.topology().count();
-        self.choice.peers_changed(peers, now);
+        self.peers_changed(now);
         self.offer_key(conn, now);
         self.update_fast(conn, now);
     }

@@ -191,8 +191,7 @@ impl Router {
             Origin::Discovered(candidate) => {
                 self.discovery
                     .failed(*candidate, conn, ended, &mut self.rng, now);
-                let peers = self.mesh.topology().count();
-                self.choice.peers_changed(peers, now);
+                self.peers_changed(now);
             }
         }
     }

@@ -184,8 +184,7 @@ impl Router {
         self.discovery
             .peer_disconnected(peer, ended, &mut self.rng, now);
         let (why, reason) = (ended.why.clone(), ended.reason);
-        let peers = self.mesh.topology().count();
-        self.choice.peers_changed(peers, now);
+        self.peers_changed(now);
         if announced {
             let event = Event::Disconnected { peer, why, reason };
             self.events.push_back(event);

@@ -247,16 +247,20 @@ impl Router {
         now: Instant,
     ) {
         if self.mesh.set_links(peer, uid, links, now) {
-            let peers = self.mesh.topology().count();
-            self.choice.peers_changed(peers, now);
+            self.peers_changed(now);
         }
+    }
+
+    /// Whom we should be connected with may be others now.
+    fn peers_changed(&mut self, now: Instant) {
+        let peers = self.mesh.topology().count();
+        self.choice.peers_changed(peers, now);
     }
 
     /// A peer is gone from gossip: it is not dialled by discovery, and no route leads there.
     pub fn handle_peer_gone(&mut self, peer: PeerName, now: Instant) {
         if self.mesh.remove(peer, now) {
-            let peers = self.mesh.topology().count();
-            self.choice.peers_changed(peers, now);
+            self.peers_changed(now);
         }
         if let Some(conn) = self.discovery.gone(peer) {
             self.abandon(conn, now);
