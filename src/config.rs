@@ -297,8 +297,7 @@ fn pool(range: ApiCidr, pools: &[Cidr]) -> Result<Cidr, ConfigError> {
 
 /// Of each family its first pool, or the subnet that was named.
 fn default_subnets(named: Option<ApiCidr>, pools: &[Cidr]) -> Result<Vec<Cidr>, ConfigError> {
-    let of_family = |v6| pools.iter().copied().find(|pool| pool.is_ipv6() == v6);
-    let mut subnets: Vec<Cidr> = [false, true].into_iter().filter_map(of_family).collect();
+    let mut subnets = Cidr::first_of_each_family(pools);
     let Some(subnet) = named else {
         return Ok(subnets);
     };

@@ -261,20 +261,32 @@ impl Cidr {
         !self.span().intersect(other.span()).is_empty()
     }
 
+    /// Of these, the first of each family, that of IPv4 before that of IPv6.
+    pub fn first_of_each_family(all: &[Self]) -> Vec<Self> {
+        let of_family = |v6| all.iter().copied().find(|one| one.is_ipv6() == v6);
+        [false, true].into_iter().filter_map(of_family).collect()
+    }
+
     /// Why it can be no pool, if it cannot.
     pub fn unfit(self) -> Option<Unfit> {
-        let top = self.first.0 >> 112;
-        let (bits, special) = (u32::from(self.prefix), self.is_ipv6());
-        match () {
-            () if self.size() < Self::MIN_SUBNET => Some(Unfit::TooSmall),
-            () if !special => None,
-            () if self.prefix < Self::MIN_PREFIX => Some(Unfit::TooLarge),
-            () if top >> 8 == 0 => Some(Unfit::Special),
-            () if top >> 8 == 0xff => Some(Unfit::Multicast),
-            // The one holds the other, whichever is the larger.
-            () if (top ^ 0xfe80) >> (16 - bits.min(10)) == 0 => Some(Unfit::LinkLocal),
-            () => None,
+        if self.size() < Self::MIN_SUBNET {
+            return Some(Unfit::TooSmall);
         }
+        if !self.is_ipv6() {
+            return None;
+        }
+        if self.prefix < Self::MIN_PREFIX {
+            return Some(Unfit::TooLarge);
+        }
+        let first = self.first.0 >> 112;
+        match first >> 8 {
+            0 => return Some(Unfit::Special),
+            0xff => return Some(Unfit::Multicast),
+            _ => {}
+        }
+        // The one holds the other, whichever is the larger.
+        let in_common = self.prefix.min(10);
+        ((first ^ 0xfe80) >> (16 - in_common) == 0).then_some(Unfit::LinkLocal)
     }
 
     pub(crate) fn span(self) -> Span {

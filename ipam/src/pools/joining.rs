@@ -63,8 +63,7 @@ impl Pools {
         if self.allocators.len() >= MAX_POOLS {
             return Err(AddPoolError::TooMany);
         }
-        let why = pool.unfit();
-        if let Some(why) = why {
+        if let Some(why) = pool.unfit() {
             return Err(AddPoolError::Unfit { pool, why });
         }
         let full = |_| AddPoolError::TooMany;

@@ -19,9 +19,7 @@ impl Pools {
     /// Asks that the default pools of both families have a ring; the others get theirs when they are
     /// used.
     pub fn prime(&mut self, id: RequestId, now: Instant) {
-        let told = &self.config.pools;
-        let of_family = |v6| told.iter().copied().find(|pool| pool.is_ipv6() == v6);
-        let pools: Vec<Cidr> = [false, true].into_iter().filter_map(of_family).collect();
+        let pools = Cidr::first_of_each_family(&self.config.pools);
         if pools.is_empty() {
             return self.answer(id, Err(RequestError::NoPool));
         }
