@@ -41,8 +41,7 @@ impl Cidr {
     /// # Errors
     /// The prefix is longer than the address.
     pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, ParseCidrError> {
-        let longest = if addr.is_ipv4() { 32 } else { 128 };
-        if prefix > longest {
+        if prefix > bits(addr) {
             return Err(ParseCidrError::Prefix { addr, prefix });
         }
         Ok(Self { addr, prefix })
@@ -50,10 +49,9 @@ impl Cidr {
 
     /// An address and its prefix length in bits; what is longer than the address counts as its length.
     pub fn of(addr: IpAddr, prefix: u8) -> Self {
-        let longest = if addr.is_ipv4() { 32 } else { 128 };
         Self {
             addr,
-            prefix: prefix.min(longest),
+            prefix: prefix.min(bits(addr)),
         }
     }
 
@@ -84,11 +82,15 @@ impl Cidr {
 
     /// How many addresses the subnet has; a whole IPv6 /0 saturates.
     pub fn size(self) -> u128 {
-        let bits: u8 = if self.addr.is_ipv4() { 32 } else { 128 };
         1_u128
-            .checked_shl((bits - self.prefix).into())
+            .checked_shl((bits(self.addr) - self.prefix).into())
             .unwrap_or(u128::MAX)
     }
+}
+
+/// How many bits an address has.
+const fn bits(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
 }
 
 impl fmt::Display for Cidr {
