@@ -22,10 +22,7 @@ fn found(lab: &Lab, host: &str, name: &str) -> Vec<String> {
 
 /// How many questions of containers a router has answered.
 fn answered(lab: &Lab, host: &str) -> u64 {
-    let metrics = metrics(lab, host);
-    let mut all = metrics.iter();
-    let found = all.find(|(name, _)| name.contains("questions_answered"));
-    *found.unwrap().1
+    metrics(lab, host)["weft_questions_answered_total"]
 }
 
 #[test]
