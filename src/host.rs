@@ -17,13 +17,14 @@ use weft_net::bridge::{self, BridgeConfig};
 use weft_net::fdb;
 use weft_net::forward;
 use weft_net::masquerade;
-use weft_net::tap::Tap;
+use weft_net::tap::{Tap, TapError};
 use weft_router::{Subnet, nearness};
 use weft_wire::{MacAddr, Network, NetworkKey};
 
 use crate::config::Config;
 use crate::convert;
 use crate::dataplane::Taps;
+use crate::handback::once_free;
 use crate::state::{ExposedState, Links};
 
 mod networks;
@@ -143,7 +144,8 @@ impl Host {
             mtu: self.mtu,
         };
         bridge::ensure_bridge(&self.netlink, &config).await?;
-        let tap = Tap::attach(&links.tap)?;
+        let busy = |error: &_| matches!(error, TapError::Busy(_));
+        let tap = once_free(busy, || Tap::attach(&links.tap)).await?;
         bridge::enslave_tap(&self.netlink, &links.tap, &links.bridge).await?;
         Ok(tap)
     }

@@ -28,6 +28,7 @@ mod convert;
 mod dataplane;
 mod event;
 mod fast;
+mod handback;
 mod host;
 mod http;
 pub mod lab;

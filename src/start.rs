@@ -4,6 +4,7 @@
 //! second router. The control socket comes up last, so that whoever can talk to the router finds it
 //! complete.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::convert;
 use crate::dataplane::{DataPlane, Forwarding};
 use crate::event::Input;
 use crate::fast::FastPath;
+use crate::handback::once_free;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::node::{Macs, Names, Node, Parts, Persisted, Sources};
@@ -87,7 +89,7 @@ async fn start(
     password: Option<&Password>,
 ) -> anyhow::Result<(Node, Up)> {
     let started = unix_seconds();
-    let (identity, mut persisted) = open_state(&args.host.state_dir, started)?;
+    let (identity, mut persisted) = open_state(&args.host.state_dir, started).await?;
     let generation = generation(started, random_u64()?, persisted.state.generation);
     let run = Run {
         own: identity.peer_name(),
@@ -105,10 +107,13 @@ async fn start(
     let (mut host, tap) = Host::set_up(&config, &persisted.state.exposed).await?;
     let networks = networks(&config, &persisted.state, &mut host).await;
     let listen_on = listen_address(config.mesh.host, config.mesh.port);
-    let listener =
-        streams::listen(listen_on).with_context(|| port_taken("TCP", listen_on.port()))?;
-    let udp =
-        weft_net::udp::bind_udp(listen_on).with_context(|| port_taken("UDP", listen_on.port()))?;
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let listener = once_free(in_use, || streams::listen(listen_on))
+        .await
+        .with_context(|| port_taken("TCP", listen_on.port()))?;
+    let udp = once_free(in_use, || weft_net::udp::bind_udp(listen_on))
+        .await
+        .with_context(|| port_taken("UDP", listen_on.port()))?;
     let psk = password
         .map(|password| Psk::derive(password.as_str(), &config.mesh.cluster))
         .transpose()?;
@@ -158,8 +163,9 @@ async fn start(
     Ok((node, up))
 }
 
-fn open_state(dir: &Path, now: u64) -> anyhow::Result<(Identity, Persisted)> {
-    let store = match Store::open(dir) {
+async fn open_state(dir: &Path, now: u64) -> anyhow::Result<(Identity, Persisted)> {
+    let held = |error: &_| matches!(error, StateError::Locked(_));
+    let store = match once_free(held, || Store::open(dir)).await {
         Err(StateError::Locked(dir)) => {
             return Err(AlreadyRunning(format!("its state is in {}", dir.display())).into());
         }

@@ -75,6 +75,25 @@ fn a_router_is_launched_once_and_resumes_when_told_to() {
 }
 
 #[test]
+fn a_router_is_launched_while_the_kernel_takes_back_what_a_killed_one_held() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("handback", 2, 1, &[]);
+    lab.crash("host2");
+    // The lock is the first of it; somebody else keeps it for a moment here, as an ending process may.
+    let launch = "exec 9>/var/lib/weft/lock; flock 9; sleep 1 & exec 9>&-; exec weft launch";
+    lab.ok("host2", &["sh", "-c", launch]);
+    lab.pings("c1", "c2", SOON);
+
+    // Who keeps it is another router.
+    lab.crash("host2");
+    let launch = "exec 9>/var/lib/weft/lock; flock 9; sleep 8 & exec 9>&-; exec weft launch";
+    let said = lab.exec("host2", &["sh", "-c", launch]).failure(3);
+    assert!(said.contains("already"), "{said}");
+}
+
+#[test]
 fn names_of_a_host_whose_router_restarts_within_seconds_are_known_all_the_while() {
     if !possible() {
         return;
