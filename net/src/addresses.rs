@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
 use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
+use weft_wire::MacAddr;
 
 use crate::netlink::{Asked, attribute};
 use crate::{Netlink, NetlinkError};
@@ -42,6 +44,27 @@ impl Netlink {
             .execute()
             .await
             .to(|| format!("add the address {addr}/{prefix} to {name}"))
+    }
+
+    /// Says which MAC a neighbour on this link has, once and for all: nobody is asked, and the entry does not count
+    /// against the limit of the kernel's table of neighbours, which all network namespaces share
+    /// (`net.ipv4.neigh.default.gc_thresh3`).
+    ///
+    /// # Errors
+    /// If there is no such link.
+    pub async fn add_neighbour(
+        &self,
+        name: &str,
+        addr: IpAddr,
+        mac: MacAddr,
+    ) -> Result<(), NetlinkError> {
+        let index = self.link_index(name).await?;
+        let mut entry = self.handle().neighbours().add(index, addr).replace();
+        let lladdr = NeighbourAttribute::LinkLayerAddress(mac.to_bytes().to_vec());
+        entry.message_mut().attributes.push(lladdr);
+        entry.message_mut().header.state = NeighbourState::Permanent;
+        let added = entry.execute().await;
+        added.to(|| format!("add the neighbour {addr} to {name}"))
     }
 
     /// Takes an address from a link. That it does not have it is fine.

@@ -112,6 +112,16 @@ impl Netlink {
             .await
     }
 
+    /// Sets a link's MAC, one of its own.
+    ///
+    /// # Errors
+    /// If there is no such link, or it cannot have this one.
+    pub async fn set_mac(&self, name: &str, mac: MacAddr) -> Result<(), NetlinkError> {
+        let changed = self.change(name).await?.address(mac.to_bytes().to_vec());
+        self.apply(changed, || format!("set the MAC of {name}"))
+            .await
+    }
+
     /// Sets the longest frame, in bytes without the Ethernet header, that a link sends.
     ///
     /// # Errors

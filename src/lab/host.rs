@@ -3,11 +3,13 @@
 //! namespace under its name in `/run/netns`, where `weft attach netns:c1` looks.
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use weft_net::sandbox;
+use weft_wire::MacAddr;
 
 use super::birth::Born;
 use super::furnish::{self, Names};
@@ -16,6 +18,9 @@ use super::layout::{LAN_PREFIX, Layout, Place};
 use super::links::Links;
 
 const LINK: &str = "eth0";
+/// So many hosts ask for each other's MACs. The kernel has room for 1,024 such answers in all its network
+/// namespaces together; hosts of a larger lab know the others from the start.
+const ASKING: u16 = 30;
 
 /// Makes the host and its containers; returns when all of them are ready.
 pub(crate) fn set_up(number: u16, layout: Layout) -> Result<()> {
@@ -37,6 +42,11 @@ pub(crate) fn set_up(number: u16, layout: Layout) -> Result<()> {
     links.loopback()?;
     if let Some(address) = host.address() {
         links.take(&lan::far_end(host), LINK, address, LAN_PREFIX)?;
+        if layout.hosts > ASKING {
+            let others = layout.hosts().filter(|other| *other != host);
+            let others = others.filter_map(|other| Some((other.address()?, mac(other.address()?))));
+            links.introduce(LINK, mac(address), others)?;
+        }
     }
     let mut containers = Vec::new();
     for container in layout.containers_of(number) {
@@ -46,6 +56,12 @@ pub(crate) fn set_up(number: u16, layout: Layout) -> Result<()> {
         born.ready()?;
     }
     Ok(())
+}
+
+/// The MAC of the host with this address, in a lab where they are known from the start.
+fn mac(address: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = address.octets();
+    MacAddr::from_bytes([2, 0, a, b, c, d])
 }
 
 fn bear(container: Place, layout: Layout) -> Result<Born> {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tokio::runtime::{Builder, Runtime};
 use weft_net::Netlink;
 use weft_net::netns::NetNs;
+use weft_wire::MacAddr;
 
 /// The links of the network namespace this process was in when it opened this.
 pub(crate) struct Links {
@@ -66,6 +67,24 @@ impl Links {
                 .add_address(name, IpAddr::V4(address), prefix)
                 .await?;
             Ok(self.netlink.set_up(name).await?)
+        })
+    }
+
+    /// Has a link of ours be known by this MAC, and know these others without asking for theirs.
+    pub(crate) fn introduce(
+        &self,
+        name: &str,
+        mac: MacAddr,
+        others: impl Iterator<Item = (Ipv4Addr, MacAddr)>,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            self.netlink.set_mac(name, mac).await?;
+            for (address, mac) in others {
+                self.netlink
+                    .add_neighbour(name, address.into(), mac)
+                    .await?;
+            }
+            Ok(())
         })
     }
 

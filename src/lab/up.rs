@@ -51,8 +51,9 @@ pub(crate) struct Attached {
     pub(crate) addresses: Vec<String>,
 }
 
-/// How long routers may take to find each other, and containers to reach each other.
+/// How long routers may take to find each other, and containers to reach each other; and more for each host.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+const SETTLE_EACH: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Rising {
@@ -144,7 +145,7 @@ impl Rising {
             "routers: launched on {} hosts, connected to {first} by name",
             layout.hosts
         ));
-        let deadline = Instant::now() + SETTLE_WITHIN;
+        let deadline = Instant::now() + settle_within(layout);
         for host in layout.hosts() {
             while reachable(&report(&self.lab, host)?) < usize::from(layout.hosts) {
                 if Instant::now() > deadline {
@@ -188,7 +189,7 @@ impl Rising {
     }
 
     fn settle(&self) -> Result<Matrix> {
-        let deadline = Instant::now() + SETTLE_WITHIN;
+        let deadline = Instant::now() + settle_within(self.lab.layout());
         loop {
             let matrix = Matrix::measure(&self.lab)?;
             if matrix.is_full() || Instant::now() > deadline {
@@ -215,6 +216,10 @@ impl Rising {
         self.record.end()?;
         Ok(self.locked.remove()?)
     }
+}
+
+fn settle_within(layout: Layout) -> Duration {
+    SETTLE_WITHIN + SETTLE_EACH * layout.hosts.into()
 }
 
 /// Bears the lab; `known` says which process is to be ended if that fails.

@@ -18,8 +18,8 @@ use super::helper::{MARK, TASK};
 
 /// The program under test.
 pub(crate) const WEFT: &str = env!("CARGO_BIN_EXE_weft");
-/// How long any one command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long any one command may take: the longest brings a lab of fifty hosts up.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a change may take to be known everywhere.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 
