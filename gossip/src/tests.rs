@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use switch::{Switch, link, name, record};
 
 use crate::key::tests::info;
-use crate::{Change, Entry, Event, Gossip, MAX_ENTRIES, PublishError, SILENCE, StartError};
+use crate::{Change, Entry, Event, Gossip, Link, MAX_ENTRIES, PublishError, SILENCE, StartError};
 
 #[test]
 fn two_peers_know_each_other_at_once() {
@@ -318,6 +318,28 @@ fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
     assert_eq!(held.known(run), far.store.known(run));
     let (messages, _) = switch.take_traffic();
     assert_eq!(messages, 0, "the second and the third tell the fourth");
+}
+
+/// Two that reach each other by frames alone, over a third, hear of each other from the third.
+#[test]
+fn what_is_relayed_carries_no_news() {
+    let mut switch = Switch::line(3);
+    for (one, other) in [(1, 3), (3, 1)] {
+        let Entry::Link(to, link) = link(name(other), true) else {
+            unreachable!("a link is one")
+        };
+        let relayed = true;
+        switch.publish(one, &Entry::Link(to, Link { relayed, ..link }));
+    }
+    switch.run_secs(20);
+    let entry = record("web", 9);
+    switch.publish(1, &entry);
+    let took = switch.until(3, 1, &entry, true);
+    assert!(took < Duration::from_millis(250), "{took:?}");
+    // Nor is anybody within reach by it.
+    switch.cut(1, 2);
+    switch.run(SILENCE + Duration::from_secs(3));
+    assert_eq!(switch.known(3), [name(2)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!   all it starts with, so a restarted peer takes over from its old self complete, and what it still
 //!   has is never withdrawn in between. A run that deleted its `peer` entry has left.
 //! * A peer is *within reach* while it is our neighbour, or joined with us over connections that both
-//!   their ends tell of: then word of it would come. A peer out of reach stays for [`SILENCE`], in case
+//!   their ends tell of and that are not relayed: then word of it would come. A peer out of reach stays for [`SILENCE`], in case
 //!   it is only being started again; what is known of it is remembered for [`GRACE`].
 //!
 //! Nobody vouches for others, so a peer that is gone cannot be kept alive by hearsay: its neighbours
@@ -311,7 +311,7 @@ impl Peer {
         let mut is_less = false;
         for (key, value) in state.changed_since(since) {
             if let Some(peer) = link_of(key) {
-                if value.and_then(|value| read(key, value)).is_some() {
+                if value.is_some_and(|value| carries_news(key, value).is_some()) {
                     self.links.insert(peer);
                 } else {
                     is_less |= self.links.remove(&peer);
@@ -452,18 +452,25 @@ fn standing(state: &State) -> Option<Standing> {
     }
 }
 
-/// Whom a run tells of a connection with, whether frames may flow over it or not: gossip does.
+/// Whom a run tells of a connection with that carries gossip.
 fn links_of(state: &State) -> BTreeSet<PeerName> {
     let entries = state.prefixed(LINKS);
-    let links = entries.filter_map(|(key, value)| match read(key, value)? {
-        Entry::Link(peer, _) => Some(peer),
+    entries
+        .filter_map(|(key, value)| carries_news(key, value))
+        .collect()
+}
+
+/// Whom an entry tells of a connection with, whether frames may flow over it or not: gossip does. Not over
+/// one that is relayed, which is for frames alone.
+fn carries_news(key: &str, value: &str) -> Option<PeerName> {
+    match read(key, value)? {
+        Entry::Link(peer, link) => (!link.relayed).then_some(peer),
         Entry::Peer(_)
         | Entry::Ring(..)
         | Entry::Name { .. }
         | Entry::Mac(..)
         | Entry::Network(_) => None,
-    });
-    links.collect()
+    }
 }
 
 /// Whom a connection is with that a key stands for.
