@@ -1,7 +1,8 @@
 //! Gossip as a machine: what neighbours say goes in, what is to be sent and what changed comes out.
 //!
 //! * A change of our own, or one a neighbour told us, goes [`DEBOUNCE`] later to all neighbours that
-//!   are not known to have it. A change crosses a line of peers at one debounce a hop.
+//!   are not known to have it, nor to have a connection with somebody who tells them: the peer it is of,
+//!   and whoever told us. A change crosses a line of peers at one debounce a hop.
 //! * At rest each neighbour is told once in [`ROUND`] ticks what all we know comes to, in one number.
 //!   Where that differs for longer than news takes, `exchange.rs` finds out what is lacking.
 //! * With a new neighbour the comparison begins at once.
