@@ -1,7 +1,8 @@
 //! Gossip as a machine: what neighbours say goes in, what is to be sent and what changed comes out.
 //!
 //! * A change of our own, or one a neighbour told us, goes [`DEBOUNCE`] later to all neighbours that
-//!   are not known to have it. A change crosses a line of peers at one debounce a hop.
+//!   are not known to have it, nor to have a connection with somebody who tells them: the peer it is of,
+//!   and whoever told us. A change crosses a line of peers at one debounce a hop.
 //! * At rest each neighbour is told once in [`ROUND`] ticks what all we know comes to, in one number.
 //!   Where that differs for longer than news takes, `exchange.rs` finds out what is lacking.
 //! * With a new neighbour the comparison begins at once.
@@ -91,12 +92,12 @@ pub(crate) struct Neighbour {
 }
 
 /// A run with news.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Fresh {
     /// How far it was known.
     since: u64,
-    /// Who told; ourselves for our own.
-    from: PeerName,
+    /// Neighbours that told, and how far: they tell their other neighbours, too.
+    told_by: BTreeMap<PeerName, u64>,
     /// It was out of reach and is not any more: neighbours are told even if they have all of it.
     is_back: bool,
 }
@@ -255,20 +256,13 @@ impl Gossip {
         if self.store.known(run).version == since {
             return;
         }
-        let us = self.us.name;
-        let fresh = self.fresh.entry(run);
-        fresh
-            .and_modify(|fresh| {
-                // Each told a part: nobody is taken to have told the whole of it to others.
-                if fresh.from != from {
-                    fresh.from = us;
-                }
-            })
-            .or_insert(Fresh {
-                since,
-                from,
-                is_back: false,
-            });
+        let fresh = self.fresh.entry(run).or_insert_with(|| Fresh {
+            since,
+            ..Fresh::default()
+        });
+        if from != self.us.name {
+            fresh.told_by.insert(from, self.store.known(run).version);
+        }
         self.news_at = now;
         self.sum = None;
         self.look_soon(now);
@@ -328,14 +322,11 @@ impl Gossip {
         let changes = told.changes.into_iter().chain(self.find_clash(now));
         self.events.extend(changes.map(Event::Change));
         for run in told.back {
-            let (since, from) = (self.store.known(run).version, self.us.name);
-            let is_back = true;
-            let back = Fresh {
+            let since = self.store.known(run).version;
+            let fresh = self.fresh.entry(run).or_insert_with(|| Fresh {
                 since,
-                from,
-                is_back,
-            };
-            let fresh = self.fresh.entry(run).or_insert(back);
+                ..Fresh::default()
+            });
             fresh.is_back = true;
         }
         self.pass_on();
@@ -400,7 +391,7 @@ impl Gossip {
         for to in neighbours {
             let mut news = News::default();
             for (run, fresh) in &fresh {
-                self.add_fresh(&mut news, to, *run, *fresh);
+                self.add_fresh(&mut news, to, *run, fresh);
             }
             if !news.is_empty() {
                 self.send(to, news.into_bytes());
@@ -408,19 +399,22 @@ impl Gossip {
         }
     }
 
-    fn add_fresh(&mut self, news: &mut News, to: PeerName, run: Run, fresh: Fresh) {
+    fn add_fresh(&mut self, news: &mut News, to: PeerName, run: Run, fresh: &Fresh) {
         let Some(state) = self.store.get(run) else {
             return;
         };
+        // Everybody tells its own news itself.
+        if run.name == to || self.view.are_linked(run.name, to) {
+            return;
+        }
         let ours = state.known();
-        let has = self
-            .neighbours
-            .get(&to)
-            .and_then(|n| n.has.get(&run).copied());
-        // Who told us tells its other neighbours, too.
-        let told_by = fresh.from != self.us.name && self.view.are_linked(fresh.from, to);
-        let has_it = has >= Some(ours.version) && !fresh.is_back;
-        if has_it || run.name == to || fresh.from == to || told_by {
+        let has = self.neighbours.get(&to).and_then(|to| to.has.get(&run));
+        let told = fresh
+            .told_by
+            .iter()
+            .filter(|(by, _)| self.has_told(**by, to));
+        let has = told.map(|(_, version)| *version).chain(has.copied()).max();
+        if has >= Some(ours.version) && !fresh.is_back {
             return;
         }
         let known = Known {
@@ -431,6 +425,11 @@ impl Gossip {
         if news.add(run, ours, since, sets) {
             self.note_has(to, run, ours.version);
         }
+    }
+
+    /// Whether what one neighbour told us is told another one by it, too.
+    fn has_told(&self, by: PeerName, to: PeerName) -> bool {
+        by == to || self.view.are_linked(by, to)
     }
 
     /// What we say.

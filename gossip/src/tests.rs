@@ -299,6 +299,27 @@ fn in_a_full_mesh_a_change_is_told_once_to_each() {
     assert!(messages <= 7 + 16, "{messages} messages for one change");
 }
 
+#[test]
+fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
+    let mut switch = Switch::mesh(4);
+    // Just behind a tick, so that nobody compares meanwhile.
+    switch.run_secs(10);
+    switch.run(Duration::from_millis(300));
+    let now = std::time::Instant::now();
+    let mut far = Gossip::new(name(5), 1, vec![Entry::Peer(info(5))], now).unwrap();
+    let one = far.everything();
+    far.publish(&record("x", 1), now).unwrap();
+    let both = far.everything();
+    switch.take_traffic();
+    switch.forge(2, 1, &one);
+    switch.forge(3, 1, &both);
+    switch.run(Duration::from_millis(200));
+    let (run, held) = (far.us, &switch.peer(1).gossip.store);
+    assert_eq!(held.known(run), far.store.known(run));
+    let (messages, _) = switch.take_traffic();
+    assert_eq!(messages, 0, "the second and the third tell the fourth");
+}
+
 /// Two that reach each other by frames alone, over a third, hear of each other from the third.
 #[test]
 fn what_is_relayed_carries_no_news() {
