@@ -33,6 +33,12 @@ impl Run {
 /// Runs are compared in so many parts.
 pub(crate) const BUCKETS: u32 = 64;
 
+/// A number for these three, which says whose turn it is.
+pub(crate) fn lot(of: PeerName, to: PeerName, teller: PeerName) -> u64 {
+    let pair = mix(name_bits(of) ^ name_bits(to).rotate_left(16));
+    mix(pair ^ name_bits(teller))
+}
+
 fn name_bits(name: PeerName) -> u64 {
     let [a, b, c, d, e, f] = name.to_bytes();
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])

@@ -320,6 +320,35 @@ fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
     assert_eq!(messages, 0, "the second and the third tell the fourth");
 }
 
+#[test]
+fn two_of_those_between_two_tell_what_is_new_whoever_of_them_goes() {
+    let mut switch = Switch::new();
+    for n in 1..=10 {
+        switch.start(n, 1, vec![]);
+    }
+    for between in 2..=9 {
+        switch.connect(1, between);
+        switch.connect(between, 10);
+    }
+    switch.run_secs(10);
+    // Just behind a tick, so that nobody compares meanwhile.
+    switch.run(Duration::from_millis(300));
+    switch.take_traffic();
+    switch.publish(1, &record("x", 1));
+    switch.run(Duration::from_millis(200));
+    assert!(switch.knows(10, 1, &record("x", 1)));
+    let (messages, _) = switch.take_traffic();
+    assert_eq!(messages, 8 + 2);
+    for between in 2..=8 {
+        switch.cut(between, 10);
+        switch.run_secs(1);
+        let entry = record("y", between as u8);
+        switch.publish(1, &entry);
+        let took = switch.until(10, 1, &entry, true);
+        assert!(took < Duration::from_millis(200), "{took:?}");
+    }
+}
+
 /// Two that reach each other by frames alone, over a third, hear of each other from the third.
 #[test]
 fn what_is_relayed_carries_no_news() {

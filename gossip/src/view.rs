@@ -25,7 +25,7 @@ use tracing::debug;
 use weft_wire::PeerName;
 
 use crate::key::{Entry, LINKS, PEER, Topic};
-use crate::run::Run;
+use crate::run::{Run, lot};
 use crate::store::{GRACE, Known, State, Store};
 use crate::{Change, MAX_ENTRIES};
 
@@ -35,6 +35,9 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// Who is out of reach is found out at most so often: nothing comes of it before [`SILENCE`].
 const SEARCH: Duration = Duration::from_secs(1);
+
+/// So many of those between two tell the second what is new of the first.
+const TELLERS: usize = 2;
 
 /// All that is known of other peers.
 #[derive(Debug)]
@@ -146,6 +149,23 @@ impl View {
     /// Whether both tell of a connection with each other.
     pub(crate) fn are_linked(&self, a: PeerName, b: PeerName) -> bool {
         self.is_linked(a, b) && self.is_linked(b, a)
+    }
+
+    /// Whether others than `us` tell `to` what is new of `of`, who has no connection with it: the first
+    /// [`TELLERS`] of those that have one with both, in an order that is another for each two.
+    pub(crate) fn others_tell(&self, us: PeerName, of: PeerName, to: PeerName) -> bool {
+        if !self.neighbours.contains(&of) {
+            return false;
+        }
+        let Some(peer) = self.peers.get(&of).filter(|peer| peer.counts()) else {
+            return false;
+        };
+        let turn = |teller| lot(of, to, teller);
+        let ours = turn(us);
+        let links = peer.links.iter().copied();
+        let before = links.filter(|other| *other != us && turn(*other) < ours);
+        let mut before = before.filter(|o| self.is_linked(*o, of) && self.are_linked(*o, to));
+        before.nth(TELLERS - 1).is_some()
     }
 
     /// Whether `peer` tells of a connection with `other`, as far as its word counts.
