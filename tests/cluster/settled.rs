@@ -91,24 +91,34 @@ impl World {
         None
     }
 
+    /// Whether `a` sees to it that it has a connection with `b`.
+    fn wants(&self, a: usize, b: usize) -> bool {
+        let dials = !self.net.dial_cut.contains(&(a, b)) || self.peers[b].settings.discovery;
+        self.is_meshed(a) && dials && self.may_connect(a, b)
+    }
+
+    /// Whether it connects with everybody it hears of.
+    fn is_meshed(&self, n: usize) -> bool {
+        let settings = &self.peers[n].settings;
+        settings.conn_limit == 0 && settings.discovery
+    }
+
     fn lacks_connections(&self, a: usize, group: &BTreeSet<usize>) -> Option<String> {
         let router = &self.peers[a].up().router;
-        let settings = &self.peers[a].settings;
-        let meshed = settings.conn_limit == 0 && settings.discovery;
         let neighbours = router.neighbours();
         for b in group.iter().filter(|b| **b != a) {
             let name = &self.peers[*b].name;
             if !router.routes().unicast.contains_key(name) {
                 return Some(format!("no route to n{b}"));
             }
-            let other = self.peers[*b].settings.discovery;
-            let dials = !self.net.dial_cut.contains(&(a, *b)) || other;
             let mut relayed = router.own_links().into_iter();
-            if meshed && self.may_connect(a, *b) && relayed.any(|(to, l)| to == *name && l.relayed)
-            {
+            let direct = self.is_meshed(a) && self.may_connect(a, *b);
+            if direct && relayed.any(|(to, l)| to == *name && l.relayed) {
                 return Some(format!("the connection to n{b} is still relayed"));
             }
-            if meshed && dials && self.may_connect(a, *b) && !neighbours.contains(name) {
+            // One that only the other end sees to, too: it may take seconds to find its stream gone.
+            let wanted = self.wants(a, *b) || self.wants(*b, a);
+            if wanted && !neighbours.contains(name) {
                 return Some(format!("no connection to n{b}: {:?}", router.connections()));
             }
         }

@@ -36,16 +36,21 @@ fn a_mesh_that_grows_thins_out_and_one_that_shrinks_is_full_again() {
     assert!(graph(&world).values().all(|beside| beside.len() == 12));
 
     add(&mut world, 13, 26);
-    world.run_secs(150);
-    let mesh = graph(&world);
-    // Five circles would be enough, of which four leave room for others; what was told stays.
-    let told = mesh[&world.peers[0].name].len();
+    // Five circles would be enough, of which four leave room for others; what was told stays. It takes half a
+    // minute with most seeds, up to four with one in ten.
+    let most = |world: &World| {
+        let graph = graph(world).into_iter();
+        let found = graph.filter(|(name, _)| *name != world.peers[0].name);
+        found.map(|(_, beside)| beside.len()).max().unwrap()
+    };
+    let began = world.now;
+    while most(&world) > 2 * 4 + 1 {
+        world.run_secs(1);
+        let took = world.now - began;
+        assert!(took.as_secs() < 300, "{} connections", most(&world));
+    }
+    let told = graph(&world)[&world.peers[0].name].len();
     assert!(told <= 12, "{told}");
-    let found = mesh
-        .iter()
-        .filter(|(name, _)| **name != world.peers[0].name);
-    let most = found.map(|(_, beside)| beside.len()).max().unwrap();
-    assert!(most <= 2 * 4 + 1, "{most} connections");
     world.settle();
 
     for n in 6..26 {
