@@ -66,21 +66,27 @@ impl Links {
         by.filter_map(move |by| self.said.get(by)?.get(&peer))
     }
 
-    /// Where others have dialled `peer`, or were told it can be. Nobody can dial what is relayed.
-    pub fn dialled(&self, peer: PeerName) -> impl Iterator<Item = SocketAddr> {
+    /// Where others have dialled `peer`, or were told it can be, each once and in order. Nobody can dial
+    /// what is relayed.
+    pub fn dialled(&self, peer: PeerName) -> Vec<SocketAddr> {
         let dialled = self.with(peer).filter(|link| !link.relayed);
-        dialled.map(|link| link.address)
+        distinct(dialled.map(|link| link.address))
     }
 
-    /// Where others see the datagrams of `peer` come from, in order.
+    /// Where others see the datagrams of `peer` come from, each once and in order.
     pub fn datagrams(&self, peer: PeerName) -> Vec<SocketAddr> {
-        let seen = self.with(peer).filter_map(|link| match link.relayed {
+        distinct(self.with(peer).filter_map(|link| match link.relayed {
             true => Some(link.address),
             false => link.datagrams,
-        });
-        let seen: BTreeSet<_> = seen.collect();
-        seen.into_iter().collect()
+        }))
     }
+}
+
+fn distinct(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut all: Vec<_> = addresses.collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]

@@ -242,12 +242,17 @@ impl Discovery {
 
     /// When the next one is due; peers without a usable address never are.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        // Most peers are connected and not due at all; that is asked first.
-        let waiting = self.known.iter();
-        let waiting = waiting.filter_map(|(peer, known)| Some((known.dial.due_at()?, peer, known)));
-        let usable =
-            waiting.filter(|(_, peer, known)| self.candidate(**peer, known, false).is_some());
-        usable.map(|(at, _, _)| at).min()
+        // Most peers are connected and not due at all, and most others no sooner than the first of them:
+        // whether they can be dialled is asked last.
+        let mut first: Option<Instant> = None;
+        for (peer, known) in &self.known {
+            let due = known.dial.due_at();
+            let due = due.filter(|at| first.is_none_or(|first| *at < first));
+            if due.is_some() && self.candidate(*peer, known, false).is_some() {
+                first = due;
+            }
+        }
+        first
     }
 
     /// Peers that were dialled and are not connected, with the address that is next.

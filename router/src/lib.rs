@@ -39,6 +39,7 @@ pub mod home;
 mod identity;
 mod keys;
 mod link;
+mod links;
 pub mod macs;
 mod mesh;
 pub mod nearness;

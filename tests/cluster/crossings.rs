@@ -3,7 +3,7 @@
 //! Invariant: effects are carried out in the order the machines gave them, and a crash may come
 //! between any two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use weft_dns::{Filter, Name, Record};
@@ -444,9 +444,8 @@ impl World {
             return;
         }
         let up = self.up(n);
-        let dialled: BTreeSet<_> = up.links.dialled(peer).collect();
         let info = PeerInfo {
-            addresses: dialled.into_iter().collect(),
+            addresses: up.links.dialled(peer),
             datagrams: up.links.datagrams(peer),
         };
         up.router.handle_peer_info(peer, info, now);

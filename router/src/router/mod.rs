@@ -48,6 +48,7 @@ use crate::discovery::Discovery;
 use crate::failures::Failures;
 use crate::fast::{Fast, Support};
 use crate::link::{Link, Origin, Stage};
+use crate::links::Links;
 use crate::mesh::Mesh;
 use crate::relays::Relays;
 use crate::routes::Routes;
@@ -95,7 +96,7 @@ struct Conns {
     last: u64,
     /// TCP connections the node is opening.
     dials: BTreeMap<ConnId, Origin>,
-    links: BTreeMap<ConnId, Link>,
+    links: Links,
     /// The connection of each peer.
     peers: BTreeMap<PeerName, ConnId>,
     /// Those of `links` and `lingering` whose bytes go over other peers.
@@ -297,9 +298,7 @@ impl Router {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.close_lingering(|lingering| lingering.until <= now, now);
-        let links = self.conns.links.iter();
-        let due = links.filter(|(_, link)| link.poll_timeout().0 <= now);
-        for conn in due.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+        for conn in self.conns.links.due(now) {
             self.link_timeout(conn, now);
         }
         self.failures.handle_timeout(now);
@@ -319,7 +318,7 @@ impl Router {
             return None;
         }
         let lingering = self.conns.lingering.values().map(|l| (l.until, "linger"));
-        let links = self.conns.links.values().map(Link::poll_timeout);
+        let links = self.conns.links.poll_timeout();
         let dialling = [self.targets.poll_timeout(), self.discovery.poll_timeout()];
         let dialling = dialling.into_iter().flatten();
         let failures = self.failures.poll_timeout().map(|at| (at, "failures"));

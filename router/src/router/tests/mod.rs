@@ -27,9 +27,12 @@ impl Router {
         for link in self.conns.links.values() {
             let waits_for = link
                 .waits_for()
-                .map(|over| self.conns.links.contains_key(&over));
+                .map(|over| self.conns.links.get(&over).is_some());
             assert_ne!(waits_for, Some(false), "it waits for what is gone");
         }
+        let due = self.conns.links.values().map(|link| link.poll_timeout().0);
+        let first = self.conns.links.poll_timeout().map(|(at, _)| at);
+        assert_eq!(due.min(), first, "the order is that of the connections");
         assert!(self.conns.released.is_empty());
         assert!(!self.links_changed);
     }
