@@ -31,7 +31,7 @@ pub const DEBOUNCE: Duration = Duration::from_millis(25);
 /// And how long while there is much of it: so many runs are new at once when a large cluster is started or
 /// two are joined, and to pass each on by itself would be most of the work.
 const DEBOUNCE_MANY: Duration = Duration::from_millis(200);
-const MANY: usize = 64;
+const MANY: usize = 16;
 /// How often some neighbours are told what we know.
 pub const TICK: Duration = Duration::from_secs(1);
 /// In so many ticks it is each neighbour's turn.
@@ -403,20 +403,20 @@ impl Gossip {
         let Some(state) = self.store.get(run) else {
             return;
         };
-        // Everybody tells its own news itself.
-        let is_told =
-            self.view.are_linked(run.name, to) || self.view.others_tell(self.us.name, run.name, to);
-        if run.name == to || is_told {
-            return;
-        }
         let ours = state.known();
         let has = self.neighbours.get(&to).and_then(|to| to.has.get(&run));
+        let has_it = has.is_some_and(|has| *has >= ours.version) && !fresh.is_back;
+        // Everybody tells its own news itself.
+        if has_it || run.name == to || self.view.are_linked(run.name, to) {
+            return;
+        }
         let told = fresh
             .told_by
             .iter()
             .filter(|(by, _)| self.has_told(**by, to));
         let has = told.map(|(_, version)| *version).chain(has.copied()).max();
-        if has >= Some(ours.version) && !fresh.is_back {
+        let has_it = has >= Some(ours.version) && !fresh.is_back;
+        if has_it || self.view.others_tell(self.us.name, run.name, to) {
             return;
         }
         let known = Known {

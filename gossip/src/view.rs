@@ -36,8 +36,9 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 /// Who is out of reach is found out at most so often: nothing comes of it before [`SILENCE`].
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// So many of those between two tell the second what is new of the first.
-const TELLERS: usize = 2;
+/// So many of those that have a connection with a peer tell it what is new of one that has none with it. With two
+/// there are meshes in which three tell each other, and nobody tells them.
+const TELLERS: usize = 3;
 
 /// All that is known of other peers.
 #[derive(Debug)]
@@ -152,19 +153,22 @@ impl View {
     }
 
     /// Whether others than `us` tell `to` what is new of `of`, who has no connection with it: the first
-    /// [`TELLERS`] of those that have one with both, in an order that is another for each two.
+    /// [`TELLERS`] of those that have one with `to`. Those that have one with `of` too come first, for they
+    /// hear of it first; else it is an order that is another for each two.
     pub(crate) fn others_tell(&self, us: PeerName, of: PeerName, to: PeerName) -> bool {
-        if !self.neighbours.contains(&of) {
-            return false;
-        }
-        let Some(peer) = self.peers.get(&of).filter(|peer| peer.counts()) else {
+        let Some(peer) = self.peers.get(&to).filter(|peer| peer.counts()) else {
             return false;
         };
-        let turn = |teller| lot(of, to, teller);
-        let ours = turn(us);
-        let links = peer.links.iter().copied();
-        let before = links.filter(|other| *other != us && turn(*other) < ours);
-        let mut before = before.filter(|o| self.is_linked(*o, of) && self.are_linked(*o, to));
+        if of == us {
+            return false;
+        }
+        let (ours, we_are_near) = (lot(of, to, us), self.neighbours.contains(&of));
+        let is_before = |other| match lot(of, to, other) < ours {
+            true => !we_are_near || self.are_linked(other, of),
+            false => !we_are_near && self.are_linked(other, of),
+        };
+        let others = peer.links.iter().copied().filter(|other| *other != us);
+        let mut before = others.filter(|o| is_before(*o) && self.is_linked(*o, to));
         before.nth(TELLERS - 1).is_some()
     }
 
@@ -260,20 +264,23 @@ impl View {
         open: &mut BTreeSet<PeerName>,
         back: &mut Vec<Run>,
     ) {
+        let lost = self.peers.iter().filter(|(_, peer)| peer.lost.is_some());
+        let mut lost: BTreeSet<PeerName> = lost.map(|(name, _)| *name).collect();
         let mut ends: Vec<PeerName> = ends.into_iter().collect();
-        while let Some(name) = ends.pop() {
+        while let Some(name) = ends.pop().filter(|_| !lost.is_empty()) {
             let Some(peer) = self.peers.get(&name).filter(|peer| peer.counts()) else {
                 continue;
             };
-            let links = peer.links.iter().copied();
-            let joined = links.filter(|other| self.is_linked(*other, name));
-            let (near, beyond): (Vec<_>, Vec<_>) = joined.partition(|o| self.is_reached(*o));
-            if near.is_empty() && !self.is_reached(name) {
+            let mut links = peer.links.iter();
+            let is_near = |other| self.is_reached(other) && self.is_linked(other, name);
+            if !self.is_reached(name) && !links.any(|other| is_near(*other)) {
                 continue;
             }
-            ends.extend(beyond);
+            let is_beyond = |other| !self.is_reached(other) && self.is_linked(other, name);
+            let beyond = lost.intersection(&peer.links).copied();
+            ends.extend(beyond.filter(|other| is_beyond(*other)));
             if let Some(peer) = self.peers.get_mut(&name)
-                && peer.lost.is_some()
+                && lost.remove(&name)
             {
                 open.insert(name);
                 back.extend(peer.reach());

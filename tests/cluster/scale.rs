@@ -1,7 +1,7 @@
 //! What a cluster costs, as a function of how many peers it has.
 //!
-//! Peers start within ten seconds, each with two that started before it as targets, as many connections
-//! as the program allows by itself. Then, in virtual time: how long until each has a way to all; what is
+//! A hundred peers start in a second, each with two that started before it as targets, as many connections
+//! as the program allows by itself ([`conn_limit`]). Then, in virtual time: how long until each has a way to all; what is
 //! sent while nothing happens; how long until a new name, and a new peer, are known to all; what is sent
 //! while one peer in a hundred goes and comes back per minute.
 //!
@@ -30,7 +30,8 @@ const SOON: Duration = Duration::from_secs(5);
 /// What the machines of one peer may take of the 60 MB that a router may; the rest of it is the program.
 const MOST_MEMORY: f64 = 45.0;
 
-const LAUNCH: Duration = Duration::from_secs(10);
+/// From one start to the next.
+const LAUNCH: Duration = Duration::from_millis(10);
 /// Connections of the first seconds, when there were few peers, are let go meanwhile.
 const SETTLE: Duration = Duration::from_secs(120);
 const REST: Duration = Duration::from_secs(20);
@@ -39,8 +40,12 @@ const CHURN: Duration = Duration::from_secs(30);
 const AWAY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What `--conn-limit` is if nothing is said.
-const CONN_LIMIT: usize = 100;
+/// What `--conn-limit` is if nothing is said. In the largest rows it is less: the first hundred peers would have
+/// connections with each other, and let most of them go again, which takes the simulation as long as all the rest. At
+/// rest a mesh of so many has the same connections with either.
+fn conn_limit(peers: usize) -> usize {
+    if peers > 500 { 40 } else { 100 }
+}
 
 const BOUNDS: usize = 4;
 const COUNTS: usize = 4;
@@ -82,11 +87,10 @@ pub(crate) fn measure(peers: usize) -> Row {
     let mut world = World::new(peers as u64);
     world.unchecked = true;
     world.net.weather.delay_ms = 10;
-    let launch = LAUNCH / u32::try_from(peers).unwrap();
     for n in 0..peers {
-        let settings = settings(&mut world, n);
+        let settings = settings(&mut world, n, peers);
         world.add(settings);
-        world.run(launch);
+        world.run(LAUNCH);
     }
     let launched = world.now;
     say(peers, "launched", began);
@@ -191,10 +195,11 @@ fn say(peers: usize, what: &str, began: Instant) {
     );
 }
 
-fn settings(world: &mut World, n: usize) -> Settings {
+/// Of peer `n` of so many.
+fn settings(world: &mut World, n: usize, peers: usize) -> Settings {
     let mut settings = Settings::new(n);
     settings.pools = vec!["10.32.0.0/12".parse().unwrap()];
-    settings.conn_limit = CONN_LIMIT;
+    settings.conn_limit = conn_limit(peers);
     for _ in 0..2.min(n) {
         let target = world.pick(n);
         settings = settings.to(target);
@@ -247,7 +252,7 @@ fn new_name(world: &mut World) -> Duration {
 fn new_peer(world: &mut World) -> Duration {
     let began = world.now;
     let n = world.peers.len();
-    let settings = settings(world, n);
+    let settings = settings(world, n, n);
     world.add(settings);
     let name = world.peers[n].name;
     until(world, "a peer is known", |world| {

@@ -178,7 +178,7 @@ fn checks(name: &str, words: &[&str]) -> Result<u64, String> {
 }
 
 /// What `scale` measures if nothing else is said, and the largest number of real routers.
-const SIZES: &str = "20,50,100";
+const SIZES: &str = "20,50,100,300";
 const MOST_REAL: u16 = 50;
 
 /// The scenarios of `tests/docker.rs`. Nothing is skipped: what is missing is an error.
