@@ -2,7 +2,8 @@
 //!
 //! * A change of our own, or one a neighbour told us, goes [`DEBOUNCE`] later to all neighbours that
 //!   are not known to have it, nor to have a connection with somebody who tells them: the peer it is of,
-//!   whoever told us, and of those between the two the first by lot. A change crosses a line of peers at one debounce a hop.
+//!   whoever told us, and three of their neighbours that all of them agree on. A change crosses a line of
+//!   peers at one debounce a hop.
 //! * At rest each neighbour is told once in [`ROUND`] ticks what all we know comes to, in one number.
 //!   Where that differs for longer than news takes, `exchange.rs` finds out what is lacking.
 //! * With a new neighbour the comparison begins at once.
