@@ -1,7 +1,9 @@
 //! A swarm of two nodes with weft's plugin on each: the second half of what is learned from tutorials.
 
+use std::process::Command;
+
 use super::bed::{Bed, INTERNET};
-use super::command::{PATIENCE, SOON, ensure, eventually};
+use super::command::{PATIENCE, SOON, ensure, eventually, run};
 use super::images::{self, BUSYBOX};
 
 /// The driver's name as a swarm wants it.
@@ -44,7 +46,10 @@ pub(crate) fn set_up(bed: &Bed) {
     bed.on_all(|bed, host| {
         let folder = bed.path(host, "/run/small");
         std::fs::create_dir(&folder).unwrap();
-        std::fs::copy(small.path().join("weft"), folder.join("weft")).unwrap();
+        // By another process: a program that this one has open for writing is "busy" as long as a child that
+        // another thread has just forked has it open too.
+        let from = small.path().join("weft");
+        run(Command::new("cp").arg(from).arg(&folder)).success();
         bed.ok(host, &["/run/small/weft", "setup", "docker-plugin"]);
         std::fs::remove_dir_all(&folder).unwrap();
     });
