@@ -404,20 +404,19 @@ impl Gossip {
         let Some(state) = self.store.get(run) else {
             return;
         };
-        let ours = state.known();
-        let has = self.neighbours.get(&to).and_then(|to| to.has.get(&run));
-        let has_it = has.is_some_and(|has| *has >= ours.version) && !fresh.is_back;
         // Everybody tells its own news itself.
-        if has_it || run.name == to || self.view.are_linked(run.name, to) {
+        if run.name == to || self.view.are_linked(run.name, to) {
             return;
         }
+        let ours = state.known();
+        let has = self.neighbours.get(&to).and_then(|to| to.has.get(&run));
         let told = fresh
             .told_by
             .iter()
             .filter(|(by, _)| self.has_told(**by, to));
         let has = told.map(|(_, version)| *version).chain(has.copied()).max();
         let has_it = has >= Some(ours.version) && !fresh.is_back;
-        if has_it || self.view.others_tell(self.us.name, run.name, to) {
+        if has_it || self.view.others_tell(run.name, to) {
             return;
         }
         let known = Known {

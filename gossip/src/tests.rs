@@ -306,10 +306,7 @@ fn what_is_relayed_carries_no_news() {
 
 #[test]
 fn many_peers_in_a_sparse_mesh_find_the_part_that_differs() {
-    let mut switch = Switch::new();
-    for n in 1..=120 {
-        switch.start(n, 1, vec![]);
-    }
+    let mut switch = Switch::apart(120);
     for n in 1..=120_u16 {
         for step in [1, 17, 53] {
             switch.connect(n, 1 + (n - 1 + step) % 120);

@@ -17,6 +17,8 @@
 //! Invariants: per peer, `Live` comes before all else and `Dead` after all is withdrawn; every
 //! `Withdrawn` was `Published`; no more than [`MAX_ENTRIES`] of a peer are shown.
 
+mod tellers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ use tracing::debug;
 use weft_wire::PeerName;
 
 use crate::key::{Entry, LINKS, PEER, Topic};
-use crate::run::{Run, lot};
+use crate::run::Run;
 use crate::store::{GRACE, Known, State, Store};
 use crate::{Change, MAX_ENTRIES};
 
@@ -35,10 +37,6 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// Who is out of reach is found out at most so often: nothing comes of it before [`SILENCE`].
 const SEARCH: Duration = Duration::from_secs(1);
-
-/// So many of those that have a connection with a peer tell it what is new of one that has none with it. With two
-/// there are meshes in which three tell each other, and nobody tells them.
-const TELLERS: usize = 3;
 
 /// All that is known of other peers.
 #[derive(Debug)]
@@ -152,26 +150,6 @@ impl View {
         self.is_linked(a, b) && self.is_linked(b, a)
     }
 
-    /// Whether others than `us` tell `to` what is new of `of`, who has no connection with it: the first
-    /// [`TELLERS`] of those that have one with `to`. Those that have one with `of` too come first, for they
-    /// hear of it first; else it is an order that is another for each two.
-    pub(crate) fn others_tell(&self, us: PeerName, of: PeerName, to: PeerName) -> bool {
-        let Some(peer) = self.peers.get(&to).filter(|peer| peer.counts()) else {
-            return false;
-        };
-        if of == us {
-            return false;
-        }
-        let (ours, we_are_near) = (lot(of, to, us), self.neighbours.contains(&of));
-        let is_before = |other| match lot(of, to, other) < ours {
-            true => !we_are_near || self.are_linked(other, of),
-            false => !we_are_near && self.are_linked(other, of),
-        };
-        let others = peer.links.iter().copied().filter(|other| *other != us);
-        let mut before = others.filter(|o| is_before(*o) && self.is_linked(*o, to));
-        before.nth(TELLERS - 1).is_some()
-    }
-
     /// Whether `peer` tells of a connection with `other`, as far as its word counts.
     fn is_linked(&self, peer: PeerName, other: PeerName) -> bool {
         let peer = self.peers.get(&peer);
@@ -267,7 +245,9 @@ impl View {
         let lost = self.peers.iter().filter(|(_, peer)| peer.lost.is_some());
         let mut lost: BTreeSet<PeerName> = lost.map(|(name, _)| *name).collect();
         let mut ends: Vec<PeerName> = ends.into_iter().collect();
-        while let Some(name) = ends.pop().filter(|_| !lost.is_empty()) {
+        while !lost.is_empty()
+            && let Some(name) = ends.pop()
+        {
             let Some(peer) = self.peers.get(&name).filter(|peer| peer.counts()) else {
                 continue;
             };

@@ -37,9 +37,7 @@ impl Links {
     }
 
     pub(crate) fn get_mut(&mut self, conn: &ConnId) -> Option<&mut Link> {
-        if self.touched.len() >= FEW {
-            self.put_in_order();
-        }
+        self.make_room();
         let held = self.all.get_mut(conn)?;
         if let Some(at) = held.due.take() {
             self.due.remove(&(at, *conn));
@@ -50,9 +48,7 @@ impl Links {
 
     pub(crate) fn insert(&mut self, conn: ConnId, link: Link) {
         self.remove(&conn);
-        if self.touched.len() >= FEW {
-            self.put_in_order();
-        }
+        self.make_room();
         self.touched.push(conn);
         self.all.insert(conn, Held { link, due: None });
     }
@@ -93,6 +89,13 @@ impl Links {
         self.put_in_order();
         let due = self.due.iter().take_while(|(at, _)| *at <= now);
         due.map(|(_, conn)| *conn).collect()
+    }
+
+    /// For one more that is touched.
+    fn make_room(&mut self) {
+        if self.touched.len() >= FEW {
+            self.put_in_order();
+        }
     }
 
     fn put_in_order(&mut self) {

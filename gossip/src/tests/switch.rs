@@ -102,12 +102,18 @@ impl Switch {
         switch
     }
 
+    /// Peers 1 to `n`, not connected.
+    pub(super) fn apart(n: u16) -> Self {
+        let mut switch = Self::new();
+        for n in 1..=n {
+            switch.start(n, 1, vec![]);
+        }
+        switch
+    }
+
     /// Peers 1 to `n`, each connected with all.
     pub(super) fn mesh(n: u16) -> Self {
-        let mut switch = Self::new();
-        for a in 1..=n {
-            switch.start(a, 1, vec![]);
-        }
+        let mut switch = Self::apart(n);
         for a in 1..=n {
             for b in a + 1..=n {
                 switch.connect(a, b);

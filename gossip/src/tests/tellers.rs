@@ -47,10 +47,7 @@ fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
 
 #[test]
 fn three_of_those_between_two_tell_what_is_new_whoever_of_them_goes() {
-    let mut switch = Switch::new();
-    for n in 1..=10 {
-        switch.start(n, 1, vec![]);
-    }
+    let mut switch = Switch::apart(10);
     for between in 2..=9 {
         switch.connect(1, between);
         switch.connect(between, 10);
@@ -69,10 +66,7 @@ fn three_of_those_between_two_tell_what_is_new_whoever_of_them_goes() {
 
 #[test]
 fn three_tell_what_is_new_of_somebody_farther_away_too() {
-    let mut switch = Switch::new();
-    for n in 1..=10 {
-        switch.start(n, 1, vec![]);
-    }
+    let mut switch = Switch::apart(10);
     switch.connect(1, 2);
     for between in 3..=9 {
         for other in [2, 10].into_iter().chain(between + 1..=9) {
@@ -89,10 +83,7 @@ fn three_tell_what_is_new_of_somebody_farther_away_too() {
 /// Who has a connection with somebody tells it first, so that it need not wait for a hop more.
 #[test]
 fn those_that_hear_of_it_first_tell_it() {
-    let mut switch = Switch::new();
-    for n in 1..=20 {
-        switch.start(n, 1, vec![]);
-    }
+    let mut switch = Switch::apart(20);
     switch.connect(1, 2);
     switch.connect(2, 20);
     for other in 3..=19 {
