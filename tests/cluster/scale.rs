@@ -41,7 +41,7 @@ const AWAY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What `--conn-limit` is if nothing is said. In the largest rows it is less: the first hundred peers would have
-/// connections with each other, and let most of them go again, which takes the simulation as long as all the rest. At
+/// connections with each other and let most of them go again, which doubled the time it took to start two hundred. At
 /// rest a mesh of so many has the same connections with either.
 fn conn_limit(peers: usize) -> usize {
     if peers > 500 { 40 } else { 100 }
