@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use weft_wire::PeerName;
 
@@ -15,55 +16,43 @@ use crate::Link;
 /// The connections of all peers as each of them tells of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Links {
-    said: BTreeMap<PeerName, BTreeMap<PeerName, Link>>,
-    /// By the peer at the other end, and who tells of it.
-    seen: BTreeMap<PeerName, BTreeSet<PeerName>>,
+    /// By who tells, and the peer at the other end: one map for all, since a map for each would be half empty.
+    said: BTreeMap<(PeerName, PeerName), Link>,
+    /// The same the other way round.
+    seen: BTreeSet<(PeerName, PeerName)>,
 }
 
 impl Links {
     /// `peer` tells of a connection with `to`.
     pub fn set(&mut self, peer: PeerName, to: PeerName, link: Link) {
-        self.said.entry(peer).or_default().insert(to, link);
-        self.seen.entry(to).or_default().insert(peer);
+        self.said.insert((peer, to), link);
+        self.seen.insert((to, peer));
     }
 
     /// `peer` tells of no connection with `to` any more.
     pub fn unset(&mut self, peer: PeerName, to: PeerName) {
-        if let Some(said) = self.said.get_mut(&peer) {
-            said.remove(&to);
-            if said.is_empty() {
-                self.said.remove(&peer);
-            }
-        }
-        self.unsee(peer, to);
+        self.said.remove(&(peer, to));
+        self.seen.remove(&(to, peer));
     }
 
     /// `peer` says nothing any more.
     pub fn forget(&mut self, peer: PeerName) {
-        for to in self.said.remove(&peer).unwrap_or_default().into_keys() {
-            self.unsee(peer, to);
-        }
-    }
-
-    fn unsee(&mut self, peer: PeerName, to: PeerName) {
-        if let Some(seen) = self.seen.get_mut(&to) {
-            seen.remove(&peer);
-            if seen.is_empty() {
-                self.seen.remove(&to);
-            }
+        let all: Vec<_> = self.of(peer).map(|(to, _)| to).collect();
+        for to in all {
+            self.unset(peer, to);
         }
     }
 
     /// What `peer` says.
     pub fn of(&self, peer: PeerName) -> impl Iterator<Item = (PeerName, &Link)> {
-        let said = self.said.get(&peer).into_iter().flatten();
-        said.map(|(to, link)| (*to, link))
+        let said = self.said.range(pairs(peer));
+        said.map(|((_, to), link)| (*to, link))
     }
 
     /// What others say of their connections with `peer`.
     pub fn with(&self, peer: PeerName) -> impl Iterator<Item = &Link> {
-        let by = self.seen.get(&peer).into_iter().flatten();
-        by.filter_map(move |by| self.said.get(by)?.get(&peer))
+        let by = self.seen.range(pairs(peer));
+        by.filter_map(|(peer, by)| self.said.get(&(*by, *peer)))
     }
 
     /// Where others have dialled `peer`, or were told it can be, each once and in order. Nobody can dial
@@ -80,6 +69,11 @@ impl Links {
             false => link.datagrams,
         }))
     }
+}
+
+/// All pairs that begin with this peer.
+fn pairs(peer: PeerName) -> RangeInclusive<(PeerName, PeerName)> {
+    (peer, PeerName::from_bytes([0; 6]))..=(peer, PeerName::from_bytes([0xff; 6]))
 }
 
 fn distinct(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
