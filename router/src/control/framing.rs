@@ -43,6 +43,9 @@ impl Inbox {
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
         self.bytes.drain(..self.at.min(self.bytes.len()));
         self.at = 0;
+        if self.bytes.is_empty() && self.bytes.capacity() > MAX_IDLE {
+            self.bytes = Vec::new();
+        }
         if self.bytes.len() + bytes.len() > MAX_HELD {
             return Err(ChunkError::Overrun);
         }
@@ -105,6 +108,8 @@ const REFUSAL: u8 = 1;
 const TRANSPORT: u8 = 2;
 /// Four of the longest messages; reached only while a connection is held back for some seconds.
 const MAX_HELD: usize = 4 * weft_wire::control::MAX_CONTROL;
+/// What is kept to receive into while nothing is held: more was for one long message.
+const MAX_IDLE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +142,18 @@ mod tests {
             inbox.push(&vec![0; MAX_HELD / 4]).unwrap();
         }
         assert_eq!(inbox.push(&[0]), Err(ChunkError::Overrun));
+    }
+
+    #[test]
+    fn room_for_a_long_message_is_given_back_after_it() {
+        let mut inbox = Inbox::default();
+        let mut long = vec![TRANSPORT, 0, 0, 0];
+        long.splice(..0, 60_000_u16.to_be_bytes());
+        long.resize(2 + 60_000, 7);
+        inbox.push(&long).unwrap();
+        assert!(matches!(inbox.chunk(60_000), Ok(Some(_))));
+        inbox.push(&[0]).unwrap();
+        assert!(inbox.bytes.capacity() <= MAX_IDLE);
     }
 
     proptest! {
