@@ -89,6 +89,8 @@ pub(crate) struct Up {
     pub(crate) they_ready: bool,
     /// Others know of the connection; a relayed one they hear of when datagrams come through.
     pub(crate) announced: bool,
+    /// All peers are told of it by gossip: from when it is established, or [`UNTOLD`] old.
+    pub(crate) told: bool,
     /// What of relayed connections it may bring.
     pub(crate) allowance: Allowance,
     /// Another connection contests this one: any sign of life settles it.
@@ -239,6 +241,7 @@ impl Up {
             we_ready: false,
             they_ready: false,
             announced: true,
+            told: false,
             allowance: Allowance::new(now),
             challenged: false,
         }
@@ -246,6 +249,13 @@ impl Up {
 
     pub(crate) fn is_established(&self) -> bool {
         self.we_ready && self.they_ready
+    }
+
+    /// Whether all are to be told of it from now on.
+    pub(crate) fn comes_to_be_told(&mut self, now: Instant) -> bool {
+        let is_due = !self.told && now >= self.since + UNTOLD;
+        self.told |= is_due;
+        is_due
     }
 
     /// Whether a control heartbeat is due; if so, the next one is set.
@@ -265,7 +275,7 @@ impl Up {
         }
     }
 
-    fn timeouts(&self) -> [(Instant, &'static str); 4] {
+    fn timeouts(&self) -> [(Instant, &'static str); 5] {
         // Without a key from the peer there is nothing to ask with; that it gives none shows later.
         let dead_at = self.pulse.dead_at();
         let (question, probe) = if self.keys.can_send() {
@@ -274,7 +284,12 @@ impl Up {
         } else {
             (dead_at, dead_at)
         };
+        let told_at = match self.told {
+            true => dead_at,
+            false => self.since + UNTOLD,
+        };
         [
+            (told_at, "all are told"),
             (self.heartbeat_at, "control heartbeat"),
             (question, "UDP heartbeat"),
             (probe, "path MTU"),
@@ -285,6 +300,8 @@ impl Up {
 
 /// How long a connection may take until its peer is known.
 pub(crate) const GREETING: Duration = Duration::from_secs(10);
+/// Most connections are established sooner, and then all are told of them once instead of twice.
+const UNTOLD: Duration = Duration::from_secs(1);
 /// How often something is said over TCP.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After this long without a word over TCP the connection is given up: three heartbeats are lost.

@@ -44,6 +44,7 @@ enum Verdict {
 pub(super) struct Before {
     synced: bool,
     announced: bool,
+    told: bool,
 }
 
 impl Before {
@@ -51,6 +52,7 @@ impl Before {
         Self {
             synced: up.synced,
             announced: up.announced,
+            told: up.told,
         }
     }
 }
@@ -297,6 +299,7 @@ impl Router {
         let path = Path::new(self.config.mtu, now);
         let mut up = Up::new(keys, pulse, path, now);
         up.synced = before.synced;
+        up.told = before.told;
         up.announced = before.announced || !self.conns.relays.contains(conn);
         let announced = up.announced;
         link.stage = Stage::Up(Box::new(up));

@@ -196,6 +196,9 @@ impl Router {
         let Some(up) = self.conns.links.get_mut(&conn).and_then(Link::up_mut) else {
             return;
         };
+        if up.comes_to_be_told(now) {
+            self.events.push_back(Event::LinksChanged);
+        }
         let retired = up.keys.retire(now).into_iter();
         self.events
             .extend(retired.map(|receiver| Event::RetireReceive { receiver }));
@@ -251,10 +254,13 @@ impl Router {
     }
 
     fn note_established(&mut self, conn: ConnId, before: bool, now: Instant) {
-        let Some(link) = self.conns.links.get(&conn) else {
+        let Some(link) = self.conns.links.get_mut(&conn) else {
             return;
         };
         let after = link.is_established();
+        if let Some(up) = link.up_mut().filter(|_| after) {
+            up.told = true;
+        }
         self.links_changed |= before != after;
         if let (false, true, Some((peer, _))) = (before, after, link.peer()) {
             self.events.push_back(Event::Established { peer });

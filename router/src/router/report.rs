@@ -44,13 +44,14 @@ impl Router {
             .collect()
     }
 
-    /// What to publish of our connections. A peer that dialled us can be dialled at the port it says it
+    /// What to publish of our connections: of those that are established, or were, or have waited for it a while. A peer that dialled us can be dialled at the port it says it
     /// listens on, which `listens` knows.
     pub fn published_links(
         &self,
         listens: impl Fn(PeerName) -> Option<u16>,
     ) -> BTreeMap<PeerName, OwnLink> {
-        let states = self.own_links();
+        let mut states = self.own_links();
+        states.retain(|peer, _| self.is_told(*peer));
         let published = self.connections().into_iter().filter_map(|c| {
             let (peer, remote) = (c.peer?.0, c.remote?);
             let state = *states.get(&peer)?;
@@ -70,6 +71,12 @@ impl Router {
             Some((peer, link))
         });
         published.collect()
+    }
+
+    fn is_told(&self, peer: PeerName) -> bool {
+        let conn = self.conns.peers.get(&peer);
+        let link = conn.and_then(|conn| self.conns.links.get(conn));
+        link.and_then(Link::up).is_some_and(|up| up.told)
     }
 
     fn of_link(&self, conn: ConnId, link: &Link) -> ConnectionStatus {

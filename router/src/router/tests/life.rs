@@ -34,6 +34,39 @@ fn frames_wait_for_the_barrier() {
 }
 
 #[test]
+fn all_are_told_of_a_connection_once_it_is_established_or_a_second_old() {
+    let told = |net: &Net| {
+        let links = net.nodes[0].router.published_links(|_| Some(6783));
+        let states = links.into_values().map(|link| link.state.established);
+        states.collect::<Vec<_>>()
+    };
+    let changes = |net: &Net| net.count(0, |event| matches!(event, Event::LinksChanged));
+
+    let mut net = Net::of(2);
+    net.connect(0, "n1");
+    let is_established = |net: &Net| net.statuses(0)[0].state == ConnectionState::Established;
+    while !is_established(&net) {
+        assert_eq!(told(&net), []);
+        net.run(Duration::from_millis(1));
+    }
+    assert_eq!(told(&net), [true]);
+    net.udp_shut.insert(1);
+    net.run_secs(15);
+    assert_eq!(told(&net), [false], "it was established, and is there");
+
+    let mut net = Net::of(2);
+    net.sync = false;
+    net.connect(0, "n1");
+    net.run(Duration::from_millis(900));
+    assert_eq!(net.nodes[0].router.connected().len(), 1);
+    assert_eq!(told(&net), []);
+    let before = changes(&net);
+    net.run(Duration::from_millis(300));
+    assert_eq!(told(&net), [false]);
+    assert_eq!(changes(&net), before + 1);
+}
+
+#[test]
 fn without_udp_a_connection_fails_on_both_ends_with_the_port_to_open() {
     let mut net = Net::of(2);
     net.udp_shut.insert(1);
