@@ -12,10 +12,15 @@
 //!
 //! Where somebody cannot be reached, the next one in the circle is connected with too.
 //!
+//! The first circle follows at once who comes and goes, so that everybody has a way to everybody. The others wait
+//! until nobody has come or gone for a moment: while a thousand peers are started each would else be beside others
+//! every few milliseconds, and everybody be told of each connection that came of it, and of its end.
+//!
 //! Invariant: what this machine keeps is bounded by the number of peers; that a connection is wanted or not
 //! changes only after some time ([`IDLE`], and the distance between the limit and [`Choice::few`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
@@ -30,10 +35,23 @@ pub(crate) struct Choice {
     is_sparse: bool,
     /// Those beside us in some circle.
     beside: BTreeSet<PeerName>,
+    /// Those beside us in a circle that is not the first.
+    farther: BTreeSet<PeerName>,
+    coming: Coming,
     /// Those that frames of ours are sent to.
     demand: BTreeMap<PeerName, Demand>,
     /// When to look again at who is to be connected with.
     look_at: Option<Instant>,
+}
+
+/// Who comes and goes.
+#[derive(Debug, Default)]
+struct Coming {
+    /// All there were at the last look.
+    peers: BTreeSet<PeerName>,
+    /// When the last of them came or went, and the first since it was last quiet.
+    last: Option<Instant>,
+    first: Option<Instant>,
 }
 
 /// What is sent to one peer.
@@ -53,6 +71,8 @@ impl Choice {
             limit,
             is_sparse: false,
             beside: BTreeSet::new(),
+            farther: BTreeSet::new(),
+            coming: Coming::default(),
             demand: BTreeMap::new(),
             look_at: None,
         }
@@ -109,11 +129,20 @@ impl Choice {
             true => others > self.few(),
         };
         if self.is_sparse {
-            self.beside = beside(self.us, peers, self.circles(peers.len()), is_usable);
+            let quiet_at = self.coming.look(peers, now);
+            if quiet_at.is_none() {
+                let circles = 1..self.circles(peers.len());
+                self.farther = beside(self.us, peers, circles, &is_usable);
+            }
+            self.farther.retain(|peer| peers.contains(peer));
+            self.beside = beside(self.us, peers, 0..1, is_usable);
+            self.beside.extend(&self.farther);
             self.demand
                 .retain(|_, demand| now.saturating_duration_since(demand.last) < IDLE);
-            self.look_at = Some(now + LOOK);
+            self.look_at = Some(quiet_at.unwrap_or(now + LOOK));
         } else {
+            self.farther.clear();
+            self.coming = Coming::default();
             self.demand.clear();
             self.look_at = None;
         }
@@ -127,6 +156,11 @@ impl Choice {
     /// Whether there are too many peers to be connected with all.
     pub(crate) fn is_sparse(&self) -> bool {
         self.is_sparse
+    }
+
+    /// Whether there are, and all circles follow those that there are.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_sparse && self.coming.first.is_none()
     }
 
     /// Whether to be connected with this peer.
@@ -162,15 +196,31 @@ impl Choice {
     }
 }
 
-/// Those beside us in so many circles; where one cannot be used, those behind it too.
+impl Coming {
+    /// `peers` are all there are; when it may be quiet, or none if it is.
+    fn look(&mut self, peers: &BTreeSet<PeerName>, now: Instant) -> Option<Instant> {
+        if self.peers != *peers {
+            self.peers.clone_from(peers);
+            self.last = Some(now);
+            self.first.get_or_insert(now);
+        }
+        let quiet_at = (self.last? + QUIET).min(self.first? + RESTLESS);
+        if now >= quiet_at {
+            self.first = None;
+        }
+        (now < quiet_at).then_some(quiet_at)
+    }
+}
+
+/// Those beside us in these circles; where one cannot be used, those behind it too.
 fn beside(
     us: PeerName,
     peers: &BTreeSet<PeerName>,
-    circles: usize,
+    circles: Range<usize>,
     is_usable: impl Fn(PeerName) -> bool,
 ) -> BTreeSet<PeerName> {
     let mut beside = BTreeSet::new();
-    for circle in 0..circles {
+    for circle in circles {
         let place = |peer: PeerName| (place(circle, peer), peer);
         let mut order: Vec<_> = peers.iter().map(|peer| place(*peer)).collect();
         order.sort_unstable();
@@ -217,6 +267,10 @@ const PAUSE: Duration = Duration::from_millis(1600);
 pub(crate) const IDLE: Duration = Duration::from_secs(120);
 /// News of peers are gathered for this long.
 const GATHER: Duration = Duration::from_millis(500);
+/// Nobody has come or gone for so long: it is quiet.
+const QUIET: Duration = Duration::from_secs(2);
+/// After so long without quiet all circles follow all the same.
+const RESTLESS: Duration = Duration::from_secs(15);
 /// How often it is looked at what is wanted, for the sake of what changes with time alone.
 const LOOK: Duration = Duration::from_secs(5);
 /// How many in a row are tried in a circle to find one that can be reached.
@@ -264,6 +318,45 @@ mod tests {
         assert!(choice.is_sparse());
         choice.peers_changed(11, now);
         assert_eq!(choice.poll_timeout(), Some(now + GATHER));
+    }
+
+    #[test]
+    fn while_peers_come_the_first_circle_alone_follows_them() {
+        let start = crate::clock::start();
+        let mut choice = Choice::new(peer(0), 100);
+        let mut look = |count, now| {
+            choice.look(&peers(count), |_| true, now);
+            (
+                choice.beside.clone(),
+                choice.is_settled(),
+                choice.poll_timeout(),
+            )
+        };
+        let circles = |count, circles| beside(peer(0), &peers(count), circles, |_| true);
+        let (beside, is_settled, again) = look(200, start);
+        assert_eq!((beside, is_settled), (circles(200, 0..1), false));
+        assert_eq!(again, Some(start + QUIET));
+        let (beside, is_settled, again) = look(200, start + QUIET);
+        assert_eq!((beside, is_settled), (circles(200, 0..8), true));
+        assert_eq!(again, Some(start + QUIET + LOOK));
+
+        // One a second: it is never quiet, and after a while not waited for any more.
+        let mut now = start + Duration::from_secs(60);
+        for count in 201..=215 {
+            let (beside, is_settled, _) = look(count, now);
+            let both = &circles(count, 0..1) | &circles(200, 1..8);
+            assert_eq!((beside, is_settled), (both, false), "{count}");
+            now += Duration::from_secs(1);
+        }
+        let (beside, is_settled, _) = look(216, now);
+        assert_eq!((beside, is_settled), (circles(216, 0..8), true));
+
+        // Who is gone is not waited for.
+        let other = *circles(216, 1..8).first().unwrap();
+        let mut left = peers(216);
+        left.remove(&other);
+        choice.look(&left, |_| true, now + LOOK);
+        assert!(!choice.is_beside(other) && !choice.is_settled());
     }
 
     #[test]
@@ -358,7 +451,11 @@ mod tests {
     fn graph(count: usize, limit: usize, usable: impl Fn(usize, usize) -> bool) -> Graph {
         let peers = peers(count);
         let circles = Choice::new(peer(0), limit).circles(count);
-        let of = |n: usize| beside(peer(n), &peers, circles, |other| usable(n, number(other)));
+        let of = |n: usize| {
+            beside(peer(n), &peers, 0..circles, |other| {
+                usable(n, number(other))
+            })
+        };
         (0..count).map(|n| (peer(n), of(n))).collect()
     }
 

@@ -106,7 +106,7 @@ impl Router {
     /// Ends some connections of which nobody has any use.
     fn let_go(&mut self, now: Instant) {
         let holding = self.choice.beside().filter(|peer| self.is_linked(*peer));
-        if !self.choice.is_sparse() || holding.count() < 2 {
+        if !self.choice.is_settled() || holding.count() < 2 {
             return;
         }
         let ours = self.conns.peers.iter().filter(|(peer, conn)| {
