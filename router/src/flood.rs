@@ -13,10 +13,12 @@
 //!
 //! Numbers are serial (RFC 1982): they go around. An origin that starts anew starts at a random
 //! number, which lies far from its last one with a probability of 1 − 2⁻¹⁵; then a new window is
-//! begun. Otherwise its frames are taken for old ones until it has counted past them.
+//! begun. Otherwise its frames are taken for old ones until no new one has come for [`COPIES`], which
+//! is when there can be no copies of what came before.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use weft_wire::PeerName;
 
@@ -49,6 +51,8 @@ pub struct Seen {
 #[derive(Debug)]
 struct Window {
     newest: u32,
+    /// When that came.
+    moved: Instant,
     /// One bit for each number of the window, at the number modulo [`WINDOW`].
     bits: Box<[u64; WORDS]>,
     /// [`Seen::clock`] when the origin was last heard.
@@ -65,16 +69,16 @@ impl Seen {
     ///
     /// Allocates only for an origin that was not heard before, or not among the last
     /// [`MAX_ORIGINS`].
-    pub fn first_time(&mut self, origin: PeerName, number: u32) -> bool {
+    pub fn first_time(&mut self, origin: PeerName, number: u32, now: Instant) -> bool {
         self.clock += 1;
         if let Some(window) = self.origins.get_mut(&origin) {
             window.heard = self.clock;
-            return window.first_time(number);
+            return window.first_time(number, now);
         }
         if self.origins.len() >= MAX_ORIGINS {
             self.evict();
         }
-        let window = Window::starting_with(number, self.clock);
+        let window = Window::starting_with(number, self.clock, now);
         self.origins.insert(origin, window);
         true
     }
@@ -90,9 +94,10 @@ impl Seen {
 }
 
 impl Window {
-    fn starting_with(number: u32, heard: u64) -> Self {
+    fn starting_with(number: u32, heard: u64, now: Instant) -> Self {
         let mut window = Self {
             newest: number,
+            moved: now,
             bits: Box::new([0; WORDS]),
             heard,
         };
@@ -100,14 +105,17 @@ impl Window {
         window
     }
 
-    fn first_time(&mut self, number: u32) -> bool {
+    fn first_time(&mut self, number: u32, now: Instant) -> bool {
         let ahead = number.wrapping_sub(self.newest);
         let behind = self.newest.wrapping_sub(number);
+        let is_still = now.saturating_duration_since(self.moved) >= COPIES;
         if ahead != 0 && ahead <= RESTART {
             self.advance(ahead);
-        } else if behind > RESTART {
+            self.moved = now;
+        } else if behind > RESTART || is_still {
             *self.bits = [0; WORDS];
             self.newest = number;
+            self.moved = now;
         } else if behind >= WINDOW {
             return false;
         }
@@ -156,6 +164,8 @@ pub const WINDOW: u32 = 4096;
 pub const MAX_ORIGINS: usize = 4096;
 /// A number further than this from the newest, either way, is of another run of its origin.
 const RESTART: u32 = 1 << 16;
+/// All copies of a frame have come when it is this old.
+const COPIES: Duration = Duration::from_secs(5);
 const WORDS: usize = (WINDOW / u64::BITS) as usize;
 
 #[cfg(test)]
@@ -174,7 +184,7 @@ mod tests {
             let mut at = start;
             for step in steps {
                 at = at.wrapping_add_signed(step);
-                prop_assert_eq!(seen.first_time(peer(1), at), list.first_time(at), "number {}", at);
+                prop_assert_eq!(seen.first_time(peer(1), at, now()), list.first_time(at), "number {}", at);
             }
         }
 
@@ -183,7 +193,7 @@ mod tests {
             let mut seen = Seen::new();
             let mut new = BTreeSet::new();
             for number in offsets.into_iter().map(|o| start.wrapping_add(o)) {
-                if seen.first_time(peer(1), number) {
+                if seen.first_time(peer(1), number, now()) {
                     prop_assert!(new.insert(number));
                 }
             }
@@ -193,27 +203,27 @@ mod tests {
     #[test]
     fn each_origin_counts_for_itself() {
         let mut seen = Seen::new();
-        assert!(seen.first_time(peer(1), 7));
-        assert!(seen.first_time(peer(2), 7));
-        assert!(!seen.first_time(peer(1), 7));
-        assert!(!seen.first_time(peer(2), 7));
+        assert!(seen.first_time(peer(1), 7, now()));
+        assert!(seen.first_time(peer(2), 7, now()));
+        assert!(!seen.first_time(peer(1), 7, now()));
+        assert!(!seen.first_time(peer(2), 7, now()));
     }
 
     #[test]
     fn late_frames_are_new_while_the_window_knows_them() {
         let mut seen = Seen::new();
-        assert!(seen.first_time(peer(1), 10_000));
-        assert!(seen.first_time(peer(1), 10_000 - (WINDOW - 1)));
-        assert!(!seen.first_time(peer(1), 10_000 - (WINDOW - 1)));
-        assert!(!seen.first_time(peer(1), 10_000 - WINDOW));
+        assert!(seen.first_time(peer(1), 10_000, now()));
+        assert!(seen.first_time(peer(1), 10_000 - (WINDOW - 1), now()));
+        assert!(!seen.first_time(peer(1), 10_000 - (WINDOW - 1), now()));
+        assert!(!seen.first_time(peer(1), 10_000 - WINDOW, now()));
     }
 
     #[test]
     fn numbers_go_around() {
         let mut seen = Seen::new();
         for number in [u32::MAX - 1, 0, u32::MAX] {
-            assert!(seen.first_time(peer(1), number));
-            assert!(!seen.first_time(peer(1), number));
+            assert!(seen.first_time(peer(1), number, now()));
+            assert!(!seen.first_time(peer(1), number, now()));
         }
     }
 
@@ -221,11 +231,32 @@ mod tests {
     fn an_origin_that_starts_anew_is_heard_at_once() {
         for far in [RESTART + 1, 1 << 31, u32::MAX - RESTART] {
             let mut seen = Seen::new();
-            assert!(seen.first_time(peer(1), 5));
+            assert!(seen.first_time(peer(1), 5, now()));
             let number = far.wrapping_add(5);
-            assert!(seen.first_time(peer(1), number));
-            assert!(!seen.first_time(peer(1), number));
-            assert!(seen.first_time(peer(1), number.wrapping_add(1)));
+            assert!(seen.first_time(peer(1), number, now()));
+            assert!(!seen.first_time(peer(1), number, now()));
+            assert!(seen.first_time(peer(1), number.wrapping_add(1), now()));
+        }
+    }
+
+    #[test]
+    fn an_origin_that_starts_anew_a_little_behind_is_heard_when_there_can_be_no_copies() {
+        for behind in [0, 1, WINDOW + 10, RESTART] {
+            let mut seen = Seen::new();
+            let now = now();
+            assert!(seen.first_time(peer(1), 100_000, now));
+            let mut number = 100_000 - behind;
+            let mut later = now + Duration::from_millis(500);
+            while later < now + COPIES {
+                let is_new = seen.first_time(peer(1), number, later);
+                assert!(behind < WINDOW || !is_new, "{behind}");
+                (number, later) = (number + 1, later + Duration::from_secs(1));
+            }
+            for _ in 0..10 {
+                assert!(seen.first_time(peer(1), number, later), "{behind}");
+                assert!(!seen.first_time(peer(1), number, later), "{behind}");
+                (number, later) = (number + 1, later + Duration::from_secs(1));
+            }
         }
     }
 
@@ -233,12 +264,12 @@ mod tests {
     fn the_origin_heard_least_recently_is_forgotten() {
         let mut seen = Seen::new();
         for n in 0..MAX_ORIGINS {
-            assert!(seen.first_time(peer(n), 1));
+            assert!(seen.first_time(peer(n), 1, now()));
         }
-        assert!(!seen.first_time(peer(0), 1));
-        assert!(seen.first_time(peer(MAX_ORIGINS), 1));
-        assert!(!seen.first_time(peer(0), 1), "heard a moment ago");
-        assert!(seen.first_time(peer(1), 1), "made room");
+        assert!(!seen.first_time(peer(0), 1, now()));
+        assert!(seen.first_time(peer(MAX_ORIGINS), 1, now()));
+        assert!(!seen.first_time(peer(0), 1, now()), "heard a moment ago");
+        assert!(seen.first_time(peer(1), 1, now()), "made room");
         assert_eq!(seen.origins.len(), MAX_ORIGINS);
     }
 
@@ -284,6 +315,10 @@ mod tests {
             1 => -restart - 2..-restart + 3,
             1 => any::<i32>(),
         ]
+    }
+
+    fn now() -> Instant {
+        crate::clock::start()
     }
 
     fn peer(n: usize) -> PeerName {

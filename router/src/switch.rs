@@ -16,6 +16,7 @@
 //! other passes, IPv6 router advertisements too.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
 use weft_wire::message::{FloodHeader, UnicastHeader};
 use weft_wire::{Frame, Network, PeerName};
@@ -112,6 +113,7 @@ pub fn decide_flood(
     frame: &Frame<'_>,
     view: &View<'_>,
     seen: &mut Seen,
+    now: Instant,
 ) -> Flooded {
     if header.origin == view.us {
         return Flooded::Drop(DropReason::Looped);
@@ -119,7 +121,7 @@ pub fn decide_flood(
     if let Err(reason) = may_cross(frame, view) {
         return Flooded::Drop(reason);
     }
-    if !seen.first_time(header.origin, header.number) {
+    if !seen.first_time(header.origin, header.number, now) {
         Flooded::Drop(DropReason::DuplicateFlood)
     } else if header.hops == 0 {
         Flooded::Deliver
@@ -340,7 +342,13 @@ mod tests {
             number,
         };
         let frame = Ether::to(MacAddr::BROADCAST);
-        decide_flood(&header, &frame.view(), &view(&macs()), seen)
+        decide_flood(
+            &header,
+            &frame.view(),
+            &view(&macs()),
+            seen,
+            crate::clock::start(),
+        )
     }
 
     /// Captured or received, by whichever way, the frame is dropped for this reason, and a flood
@@ -368,9 +376,9 @@ mod tests {
             number: 1,
         };
         let mut seen = Seen::new();
-        let flooded = decide_flood(&header, &frame, &view, &mut seen);
+        let flooded = decide_flood(&header, &frame, &view, &mut seen, crate::clock::start());
         assert_eq!(flooded, Flooded::Drop(reason));
-        assert!(seen.first_time(THEM, 1));
+        assert!(seen.first_time(THEM, 1, crate::clock::start()));
     }
 
     struct Ether(Vec<u8>);

@@ -273,7 +273,8 @@ impl Whole<'_> {
         forwarding: &Forwarding,
     ) -> Result<(), DropReason> {
         let frame = Frame::new_checked(bytes).map_err(|_| DropReason::MalformedFrame)?;
-        match switch::decide_flood(&header, &frame, &forwarding.view(), &mut self.seen) {
+        let (view, now) = (forwarding.view(), Instant::now());
+        match switch::decide_flood(&header, &frame, &view, &mut self.seen, now) {
             Flooded::Drop(reason) => return Err(reason),
             Flooded::Deliver => {}
             Flooded::DeliverAndPassOn => self.pass_on(header, bytes, from, forwarding),

@@ -209,7 +209,8 @@ impl World {
                     Broken::NoSeen => &mut forgetful,
                     _ => &mut up.seen,
                 };
-                match switch::decide_flood(&header, &frame, &up.forwarding.view(us), seen) {
+                let view = up.forwarding.view(us);
+                match switch::decide_flood(&header, &frame, &view, seen, now) {
                     Flooded::Drop(reason) => return Err(reason),
                     Flooded::Deliver => {}
                     Flooded::DeliverAndPassOn => {
