@@ -231,7 +231,7 @@ fn what_docker_prints_is_the_same_through_the_proxy() {
         "docker run --rm busybox sh -c 'echo out; echo err >&2; exit 3' 2>/run/err; echo $?; cat /run/err",
         "head -c 2000000 /dev/urandom > /run/in; docker run --rm -i busybox cat < /run/in | cmp - /run/in && echo same",
         "docker exec app01 sh -c 'echo out; exit 4'; echo $?; echo text | docker exec -i app01 cat",
-        "script -qec 'docker exec -it app01 sh -c \"tty; stty size\"' /dev/null",
+        "script -qec 'docker exec -it app01 sh -c \"tty | tr -d 0-9; stty size\"' /dev/null",
         "docker run -d --name l busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done' >/dev/null; docker logs -f l; docker rm l",
         "docker cp app01:/etc/group /run/g && cat /run/g; docker cp /run/in app01:/in && docker exec app01 wc -c /in",
         "for try in 1 2 3; do docker run -d -i --name a busybox head -n 1 >/dev/null; said=$(while sleep 0.2; do echo said; done 2>/dev/null | timeout 10 docker attach a) && break; docker rm -f a >/dev/null; done; echo $said; docker wait a; docker rm a",
@@ -240,7 +240,8 @@ fn what_docker_prints_is_the_same_through_the_proxy() {
         "mkdir -p /run/c && cd /run/c && printf 'services:\\n  web:\\n    image: busybox\\n    command: sleep infinity\\n    stop_grace_period: 1s\\n' > docker-compose.yml && docker-compose up -d && docker-compose ps && docker-compose exec -T web cat /etc/passwd && docker-compose down",
         "docker inspect none; docker run --rm nosuchimage@sha256:0 2>&1; echo $?",
     ] {
-        // `script` writes a NUL at the end of its own input, which the terminal may show in time or not.
+        // `script` writes a NUL at the end of its own input, which the terminal may show in time or not; and which number
+        // a terminal has depends on when the one before was given back.
         let line = format!("exec 2>&1; ({line}) | sed 's/^^@//'; true");
         let plain = bed.sh("node01", &line);
         let through = led(&bed, "node01", &line);
