@@ -5,7 +5,7 @@
 //! run has more of is those rounds' and nothing else's. Valgrind knows no AVX-512, so sealing is counted as on a
 //! processor without.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::{cargo, has, install_packages, run};
 
@@ -82,7 +82,7 @@ impl Bench {
     }
 
     fn run(&self, cargo: &[&str], args: &[&str]) -> Result<Output, String> {
-        let output = Command::new("cargo")
+        let output = crate::command("cargo")
             .args(cargo)
             .args(["bench", "--locked", "--package", self.package])
             .args(["--bench", self.bench, "--"])

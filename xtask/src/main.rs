@@ -151,7 +151,7 @@ fn scale(sizes: &str) -> Result<(), String> {
 fn checks(name: &str, words: &[&str]) -> Result<u64, String> {
     println!("== {name}: {}", words.join(" "));
     let (program, args) = words.split_first().ok_or("a step without a command")?;
-    let mut child = Command::new(program)
+    let mut child = command(program)
         .args(args)
         .stdout(Stdio::piped())
         .spawn()
@@ -315,6 +315,23 @@ fn cargo(name: &'static str, args: &str) -> Step {
     }
 }
 
+/// A program to be started as from a shell. What cargo tells this program of its own package would have some crates
+/// built anew, and all that stand on them, whenever cargo is called by hand in between.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let names = env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_of_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn is_of_package(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
 fn run(step: Step) -> Result<(), String> {
     let started = Instant::now();
     let done = to_the_end(&step);
@@ -328,7 +345,7 @@ fn to_the_end(step: &Step) -> Result<(), String> {
         .split_first()
         .ok_or("a step without a command")?;
     println!("== {}: {}", step.name, step.command.join(" "));
-    let status = Command::new(program)
+    let status = command(program)
         .args(args)
         .envs(step.env.iter().copied())
         .status()
