@@ -13,8 +13,8 @@
 //!
 //! Numbers are serial (RFC 1982): they go around. An origin that starts anew starts at a random
 //! number, which lies far from its last one with a probability of 1 − 2⁻¹⁵; then a new window is
-//! begun. Otherwise its frames are taken for old ones until no new one has come for [`COPIES`], which
-//! is when there can be no copies of what came before.
+//! begun. Otherwise its frames are taken for old ones until no new one has come for five
+//! seconds, after which there can be no copies of what came before.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
