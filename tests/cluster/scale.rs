@@ -105,10 +105,11 @@ pub(crate) fn measure(peers: usize) -> Row {
         .map(|p| p.up().router.connected().len())
         .sum();
     let name = new_name(&mut world);
+    say(peers, &format!("a name known in {name:.2?}"), began);
     let memory = (memory() - before) / peers as f64;
     let routes = routes(&world);
     let newcomer = new_peer(&mut world);
-    say(peers, "a peer is known", began);
+    say(peers, &format!("a peer known in {newcomer:.2?}"), began);
     let every = Duration::from_secs(60) * 100 / u32::try_from(peers).unwrap();
     let mut went = 0;
     let mut due = Duration::ZERO;
