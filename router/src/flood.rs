@@ -179,21 +179,23 @@ mod tests {
     proptest! {
         #[test]
         fn seen_is_what_a_plain_list_says(start: u32, steps in prop::collection::vec(step(), 0..200)) {
+            let now = crate::clock::start();
             let mut seen = Seen::new();
             let mut list = List::default();
             let mut at = start;
             for step in steps {
                 at = at.wrapping_add_signed(step);
-                prop_assert_eq!(seen.first_time(peer(1), at, now()), list.first_time(at), "number {}", at);
+                prop_assert_eq!(seen.first_time(peer(1), at, now), list.first_time(at), "number {}", at);
             }
         }
 
         #[test]
         fn within_one_run_no_frame_is_new_twice(start: u32, offsets in prop::collection::vec(0..20_000_u32, 0..300)) {
+            let now = crate::clock::start();
             let mut seen = Seen::new();
             let mut new = BTreeSet::new();
             for number in offsets.into_iter().map(|o| start.wrapping_add(o)) {
-                if seen.first_time(peer(1), number, now()) {
+                if seen.first_time(peer(1), number, now) {
                     prop_assert!(new.insert(number));
                 }
             }
@@ -202,48 +204,52 @@ mod tests {
 
     #[test]
     fn each_origin_counts_for_itself() {
+        let now = crate::clock::start();
         let mut seen = Seen::new();
-        assert!(seen.first_time(peer(1), 7, now()));
-        assert!(seen.first_time(peer(2), 7, now()));
-        assert!(!seen.first_time(peer(1), 7, now()));
-        assert!(!seen.first_time(peer(2), 7, now()));
+        assert!(seen.first_time(peer(1), 7, now));
+        assert!(seen.first_time(peer(2), 7, now));
+        assert!(!seen.first_time(peer(1), 7, now));
+        assert!(!seen.first_time(peer(2), 7, now));
     }
 
     #[test]
     fn late_frames_are_new_while_the_window_knows_them() {
+        let now = crate::clock::start();
         let mut seen = Seen::new();
-        assert!(seen.first_time(peer(1), 10_000, now()));
-        assert!(seen.first_time(peer(1), 10_000 - (WINDOW - 1), now()));
-        assert!(!seen.first_time(peer(1), 10_000 - (WINDOW - 1), now()));
-        assert!(!seen.first_time(peer(1), 10_000 - WINDOW, now()));
+        assert!(seen.first_time(peer(1), 10_000, now));
+        assert!(seen.first_time(peer(1), 10_000 - (WINDOW - 1), now));
+        assert!(!seen.first_time(peer(1), 10_000 - (WINDOW - 1), now));
+        assert!(!seen.first_time(peer(1), 10_000 - WINDOW, now));
     }
 
     #[test]
     fn numbers_go_around() {
+        let now = crate::clock::start();
         let mut seen = Seen::new();
         for number in [u32::MAX - 1, 0, u32::MAX] {
-            assert!(seen.first_time(peer(1), number, now()));
-            assert!(!seen.first_time(peer(1), number, now()));
+            assert!(seen.first_time(peer(1), number, now));
+            assert!(!seen.first_time(peer(1), number, now));
         }
     }
 
     #[test]
     fn an_origin_that_starts_anew_is_heard_at_once() {
+        let now = crate::clock::start();
         for far in [RESTART + 1, 1 << 31, u32::MAX - RESTART] {
             let mut seen = Seen::new();
-            assert!(seen.first_time(peer(1), 5, now()));
+            assert!(seen.first_time(peer(1), 5, now));
             let number = far.wrapping_add(5);
-            assert!(seen.first_time(peer(1), number, now()));
-            assert!(!seen.first_time(peer(1), number, now()));
-            assert!(seen.first_time(peer(1), number.wrapping_add(1), now()));
+            assert!(seen.first_time(peer(1), number, now));
+            assert!(!seen.first_time(peer(1), number, now));
+            assert!(seen.first_time(peer(1), number.wrapping_add(1), now));
         }
     }
 
     #[test]
     fn an_origin_that_starts_anew_a_little_behind_is_heard_when_there_can_be_no_copies() {
+        let now = crate::clock::start();
         for behind in [0, 1, WINDOW + 10, RESTART] {
             let mut seen = Seen::new();
-            let now = now();
             assert!(seen.first_time(peer(1), 100_000, now));
             let mut number = 100_000 - behind;
             let mut later = now + Duration::from_millis(500);
@@ -262,14 +268,15 @@ mod tests {
 
     #[test]
     fn the_origin_heard_least_recently_is_forgotten() {
+        let now = crate::clock::start();
         let mut seen = Seen::new();
         for n in 0..MAX_ORIGINS {
-            assert!(seen.first_time(peer(n), 1, now()));
+            assert!(seen.first_time(peer(n), 1, now));
         }
-        assert!(!seen.first_time(peer(0), 1, now()));
-        assert!(seen.first_time(peer(MAX_ORIGINS), 1, now()));
-        assert!(!seen.first_time(peer(0), 1, now()), "heard a moment ago");
-        assert!(seen.first_time(peer(1), 1, now()), "made room");
+        assert!(!seen.first_time(peer(0), 1, now));
+        assert!(seen.first_time(peer(MAX_ORIGINS), 1, now));
+        assert!(!seen.first_time(peer(0), 1, now), "heard a moment ago");
+        assert!(seen.first_time(peer(1), 1, now), "made room");
         assert_eq!(seen.origins.len(), MAX_ORIGINS);
     }
 
@@ -315,10 +322,6 @@ mod tests {
             1 => -restart - 2..-restart + 3,
             1 => any::<i32>(),
         ]
-    }
-
-    fn now() -> Instant {
-        crate::clock::start()
     }
 
     fn peer(n: usize) -> PeerName {
