@@ -158,7 +158,7 @@ impl Choice {
         self.is_sparse
     }
 
-    /// Whether there are, and all circles follow those that there are.
+    /// Whether it is a sparse mesh in which nobody has come or gone of late, so that all circles are up to date.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_sparse && self.coming.first.is_none()
     }

@@ -87,7 +87,7 @@ pub(crate) struct Up {
     /// What we said last, and what the other side said last.
     pub(crate) we_ready: bool,
     pub(crate) they_ready: bool,
-    /// Others know of the connection; a relayed one they hear of when datagrams come through.
+    /// Others may hear of the connection: of a relayed one when datagrams come through.
     pub(crate) announced: bool,
     /// All peers are told of it by gossip: from when it is established, or [`UNTOLD`] old.
     pub(crate) told: bool,
@@ -251,7 +251,7 @@ impl Up {
         self.we_ready && self.they_ready
     }
 
-    /// Whether all are to be told of it from now on.
+    /// Whether it has just become so old that all are told of it, established or not.
     pub(crate) fn comes_to_be_told(&mut self, now: Instant) -> bool {
         let is_due = !self.told && now >= self.since + UNTOLD;
         self.told |= is_due;

@@ -258,8 +258,8 @@ impl Router {
             return;
         };
         let after = link.is_established();
-        if let Some(up) = link.up_mut().filter(|_| after) {
-            up.told = true;
+        if let Some(up) = link.up_mut() {
+            up.told |= after;
         }
         self.links_changed |= before != after;
         if let (false, true, Some((peer, _))) = (before, after, link.peer()) {

@@ -44,8 +44,8 @@ impl Router {
             .collect()
     }
 
-    /// What to publish of our connections: of those that are established, or were, or have waited for it a while. A peer that dialled us can be dialled at the port it says it
-    /// listens on, which `listens` knows.
+    /// What to publish of our connections, of those that are established, or were, or are a second old. A peer
+    /// that dialled us can be dialled at the port it says it listens on, which `listens` knows.
     pub fn published_links(
         &self,
         listens: impl Fn(PeerName) -> Option<u16>,
