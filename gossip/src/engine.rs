@@ -92,6 +92,13 @@ pub(crate) struct Neighbour {
     pub(crate) warned: bool,
 }
 
+impl Neighbour {
+    fn note_has(&mut self, run: Run, version: u64) {
+        let has = self.has.entry(run).or_default();
+        *has = version.max(*has);
+    }
+}
+
 /// A run with news.
 #[derive(Debug, Default)]
 struct Fresh {
@@ -276,9 +283,8 @@ impl Gossip {
             return;
         }
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
-            let has = neighbour.has.entry(run).or_default();
             // Nobody has more of it than there is, whatever it says.
-            *has = version.min(ours).max(*has);
+            neighbour.note_has(run, version.min(ours));
         }
     }
 
@@ -388,50 +394,47 @@ impl Gossip {
         if fresh.is_empty() {
             return;
         }
-        let neighbours: Vec<_> = self.neighbours.keys().copied().collect();
-        for to in neighbours {
-            let mut news = News::default();
-            for (run, fresh) in &fresh {
-                self.add_fresh(&mut news, to, *run, fresh);
-            }
-            if !news.is_empty() {
-                self.send(to, news.into_bytes());
-            }
+        let mut news: Vec<_> = self.neighbours.keys().map(|_| News::default()).collect();
+        for (run, fresh) in &fresh {
+            self.add_fresh(&mut news, *run, fresh);
+        }
+        let told = self.neighbours.keys().copied().zip(news);
+        let told: Vec<_> = told.filter(|(_, news)| !news.is_empty()).collect();
+        for (to, news) in told {
+            self.send(to, news.into_bytes());
         }
     }
 
-    fn add_fresh(&mut self, news: &mut News, to: PeerName, run: Run, fresh: &Fresh) {
+    /// Adds what is new of one run to the news of each neighbour.
+    fn add_fresh(&mut self, news: &mut [News], run: Run, fresh: &Fresh) {
         let Some(state) = self.store.get(run) else {
             return;
         };
-        // Everybody tells its own news itself.
-        if run.name == to || self.view.are_linked(run.name, to) {
-            return;
+        let (ours, view) = (state.known(), &self.view);
+        let near = view.linked_with(run.name);
+        for ((to, neighbour), news) in self.neighbours.iter_mut().zip(news) {
+            // Everybody tells its own news itself.
+            if run.name == *to || near.binary_search(to).is_ok() {
+                continue;
+            }
+            let has = neighbour.has.get(&run).copied();
+            let is_told = |by| by == *to || view.are_linked(by, *to);
+            // They tell their other neighbours, too.
+            let told = fresh.told_by.iter().filter(|(by, _)| is_told(**by));
+            let has = told.map(|(_, version)| *version).chain(has).max();
+            let has_it = has >= Some(ours.version) && !fresh.is_back;
+            if has_it || view.others_tell(run.name, &near, *to) {
+                continue;
+            }
+            let known = Known {
+                version: has.map_or(fresh.since, |has| has.max(fresh.since)),
+                collected: 0,
+            };
+            let (since, sets) = state.writes_since(known);
+            if news.add(run, ours, since, sets) {
+                neighbour.note_has(run, ours.version);
+            }
         }
-        let ours = state.known();
-        let has = self.neighbours.get(&to).and_then(|to| to.has.get(&run));
-        let told = fresh
-            .told_by
-            .iter()
-            .filter(|(by, _)| self.has_told(**by, to));
-        let has = told.map(|(_, version)| *version).chain(has.copied()).max();
-        let has_it = has >= Some(ours.version) && !fresh.is_back;
-        if has_it || self.view.others_tell(run.name, to) {
-            return;
-        }
-        let known = Known {
-            version: has.map_or(fresh.since, |has| has.max(fresh.since)),
-            collected: 0,
-        };
-        let (since, sets) = state.writes_since(known);
-        if news.add(run, ours, since, sets) {
-            self.note_has(to, run, ours.version);
-        }
-    }
-
-    /// Whether what one neighbour told us is told another one by it, too.
-    fn has_told(&self, by: PeerName, to: PeerName) -> bool {
-        by == to || self.view.are_linked(by, to)
     }
 
     /// What we say.

@@ -35,6 +35,7 @@ mod failures;
 mod fast;
 pub mod flood;
 pub mod fragment;
+mod graph;
 pub mod home;
 mod identity;
 mod keys;

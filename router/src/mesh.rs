@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use weft_wire::{PeerName, PeerUid};
 
-use crate::routes::{self, Routes};
+use crate::routes::{Graphs, Routes};
 use crate::topology::{LinkState, Topology};
 
 /// What all peers say of their connections, and our routes.
 #[derive(Debug)]
 pub(crate) struct Mesh {
     topology: Topology,
+    /// Those of the topology; the routes may follow from those of a moment ago.
+    graphs: Graphs,
     routes: Routes,
     /// When the routes are to be worked out anew.
     due: Option<Instant>,
@@ -20,8 +22,10 @@ pub(crate) struct Mesh {
 impl Mesh {
     pub(crate) fn new(us: PeerName) -> Self {
         let topology = Topology::new(us);
+        let graphs = Graphs::new(&topology);
         Self {
-            routes: routes::compute(&topology),
+            routes: graphs.routes(us),
+            graphs,
             topology,
             due: None,
         }
@@ -38,6 +42,7 @@ impl Mesh {
         if !self.topology.set_own(links) {
             return (false, false);
         }
+        self.graphs.heed(&self.topology, self.topology.us());
         if lost || self.topology.count() <= SMALL {
             return (true, self.compute());
         }
@@ -55,6 +60,7 @@ impl Mesh {
     ) -> bool {
         let before = self.topology.count();
         if self.topology.set_links(peer, uid, links) {
+            self.graphs.heed(&self.topology, peer);
             self.put_off(now);
         }
         self.topology.count() > before
@@ -64,6 +70,7 @@ impl Mesh {
     pub(crate) fn remove(&mut self, peer: PeerName, now: Instant) -> bool {
         let was_there = self.topology.remove(peer);
         if was_there {
+            self.graphs.forget(peer);
             self.put_off(now);
         }
         was_there
@@ -94,12 +101,11 @@ impl Mesh {
 
     fn compute(&mut self) -> bool {
         self.due = None;
-        let routes = routes::changed(&self.topology, Some(&self.routes));
-        if let Some(routes) = routes {
-            self.routes = routes;
-            return true;
+        let changed = !self.routes.follow_from(&self.graphs);
+        if changed {
+            self.routes = self.graphs.routes(self.topology.us());
         }
-        false
+        changed
     }
 }
 
@@ -138,12 +144,33 @@ mod tests {
         assert!(mesh.handle_timeout(due));
         assert!(!mesh.routes().unicast.contains_key(&them));
         assert_eq!(mesh.poll_timeout(), None);
+    }
 
-        mesh.remove(them, now);
-        assert!(
-            !mesh.handle_timeout(now + COALESCE * 2),
-            "no route is changed by it"
-        );
+    #[test]
+    fn news_that_change_no_connection_change_no_routes() {
+        let (us, now) = (peer(1), crate::clock::start());
+        let mut mesh = Mesh::new(us);
+        let link = LinkState {
+            established: true,
+            relayed: false,
+        };
+        let links = |to: &[u8]| to.iter().map(|n| (peer(*n), link)).collect();
+        let soon = now + COALESCE * 2;
+        mesh.set_own(links(&[2]), now);
+        mesh.set_links(peer(2), PeerUid(1), links(&[1]), now);
+        mesh.set_links(peer(9), PeerUid(1), links(&[]), now);
+        assert!(mesh.handle_timeout(soon));
+        // One end alone tells of it.
+        mesh.set_links(peer(2), PeerUid(1), links(&[1, 9]), now);
+        assert!(!mesh.handle_timeout(soon));
+        // It comes, and goes again before anybody looks.
+        mesh.set_links(peer(9), PeerUid(1), links(&[2]), now);
+        mesh.set_links(peer(9), PeerUid(1), links(&[3]), now);
+        assert!(!mesh.handle_timeout(soon));
+        mesh.set_links(peer(9), PeerUid(1), links(&[2]), now);
+        assert!(mesh.handle_timeout(soon));
+        assert_eq!(mesh.routes().unicast[&peer(9)], peer(2));
+        assert!(mesh.routes().flood().contains_key(&peer(9)));
     }
 
     #[test]

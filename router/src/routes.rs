@@ -22,221 +22,198 @@ use std::sync::{Arc, OnceLock};
 
 use weft_wire::PeerName;
 
-use crate::topology::{LinkState, Topology};
+use crate::graph::{Counts, Graph, Position};
+use crate::topology::Topology;
 
 /// Where frames go from here.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Routes {
     /// For each reachable peer besides us, the neighbour that frames for it are sent to.
-    pub unicast: BTreeMap<PeerName, PeerName>,
+    pub unicast: Arc<BTreeMap<PeerName, PeerName>>,
     /// For each peer that control messages get to, besides us, the neighbour they are passed to.
     /// They go over connections that carry no frames yet, too, and not over those that are relayed themselves.
-    pub control: BTreeMap<PeerName, PeerName>,
-    us: usize,
-    /// What frames go over, and what control messages do: mostly the same, and then kept once.
-    frames: Arc<Graph>,
-    all: Arc<Graph>,
+    pub control: Arc<BTreeMap<PeerName, PeerName>>,
+    us: PeerName,
+    graphs: Graphs,
     flood: OnceLock<BTreeMap<PeerName, Vec<PeerName>>>,
 }
 
 /// Computes our routes; the broadcast trees when somebody first asks for them.
 ///
-/// For n peers with e connections between them the cost is O(e·log n), and O(n² + e·n / 64) for the trees, see
-/// `docs/mesh.md` for times.
+/// For n peers with e connections between them the cost is O(e + n·log n), and O(n² + e·n / 64) for the
+/// trees, see `docs/mesh.md` for times.
 pub fn compute(topology: &Topology) -> Routes {
-    changed(topology, None).unwrap_or_default()
+    Graphs::new(topology).routes(topology.us())
 }
 
-/// Computes our routes; none if they are those from `before`, as after most news of a large mesh: of a
-/// connection that comes up there are several.
-pub(crate) fn changed(topology: &Topology, before: Option<&Routes>) -> Option<Routes> {
-    let frames = Arc::new(Graph::new(topology, |link| link.established));
-    let all = match topology.is_all_of_use() {
-        true => Arc::clone(&frames),
-        false => Arc::new(Graph::new(topology, |link| !link.relayed)),
-    };
-    if before.is_some_and(|before| before.frames == frames && before.all == all) {
-        return None;
-    }
-    let us = frames.position(topology.us())?;
-    let unicast = frames.next_hops(us);
-    let control = match frames == all {
-        true => unicast.clone(),
-        false => all.next_hops(us),
-    };
-    Some(Routes {
-        unicast,
-        control,
-        us,
-        frames,
-        all,
-        flood: OnceLock::new(),
-    })
+/// What frames go over, and what control messages do: mostly the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Graphs {
+    frames: Arc<Graph>,
+    control: Arc<Graph>,
 }
+
+impl Graphs {
+    pub(crate) fn new(topology: &Topology) -> Self {
+        Self {
+            frames: Graph::new(topology, FRAMES),
+            control: Graph::new(topology, CONTROL),
+        }
+    }
+
+    /// Takes over what `peer` says of its connections now.
+    pub(crate) fn heed(&mut self, topology: &Topology, peer: PeerName) {
+        Graph::heed(&mut self.frames, topology, peer, FRAMES);
+        Graph::heed(&mut self.control, topology, peer, CONTROL);
+    }
+
+    /// `peer` says nothing any more.
+    pub(crate) fn forget(&mut self, peer: PeerName) {
+        Graph::forget(&mut self.frames, peer);
+        Graph::forget(&mut self.control, peer);
+    }
+
+    pub(crate) fn routes(&self, us: PeerName) -> Routes {
+        let unicast = Arc::new(next_hops(&self.frames, us));
+        let control = match self.frames == self.control {
+            true => Arc::clone(&unicast),
+            false => Arc::new(next_hops(&self.control, us)),
+        };
+        Routes {
+            unicast,
+            control,
+            us,
+            graphs: self.clone(),
+            flood: OnceLock::new(),
+        }
+    }
+}
+
+const FRAMES: Counts = |link| link.established;
+const CONTROL: Counts = |link| !link.relayed;
 
 impl Routes {
     /// For each reachable origin, us included, the neighbours we send its flooded frames to, by
     /// name.
     pub fn flood(&self) -> &BTreeMap<PeerName, Vec<PeerName>> {
         self.flood
-            .get_or_init(|| self.frames.children_by_origin(self.us))
+            .get_or_init(|| children_by_origin(&self.graphs.frames, self.us))
+    }
+
+    /// Whether they are those that follow from `graphs`: most news of a large mesh leave them as they are.
+    pub(crate) fn follow_from(&self, graphs: &Graphs) -> bool {
+        self.graphs == *graphs
     }
 }
 
-/// What the trees are follows from the rest.
+/// What the rest is follows from these.
 impl PartialEq for Routes {
     fn eq(&self, other: &Self) -> bool {
-        (self.us, &self.frames, &self.all) == (other.us, &other.frames, &other.all)
+        (self.us, &self.graphs) == (other.us, &other.graphs)
     }
 }
 
 impl Eq for Routes {}
 
-/// The connections that routes may use.
-///
-/// A peer is its position in `names`, which is sorted; `neighbours` has one sorted list per peer,
-/// symmetric and without the peer itself.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Graph {
-    names: Vec<PeerName>,
-    neighbours: Vec<Vec<usize>>,
-}
-
-impl Graph {
-    /// Of the connections that both their ends have, and say `counts` of.
-    fn new(topology: &Topology, counts: impl Fn(&LinkState) -> bool) -> Self {
-        let us = topology.us();
-        // Who has no connection is of no interest.
-        let joined = |name: &PeerName| topology.links(*name).is_some_and(|l| !l.is_empty());
-        let names = topology.peers().into_iter();
-        let names: Vec<_> = names.filter(|name| *name == us || joined(name)).collect();
-        let mut neighbours: Vec<_> = names
-            .iter()
-            .map(|name| said(&names, topology.links(*name), &counts))
-            .collect();
-        let mut of_them = vec![Vec::new(); names.len()];
-        for (a, says) in neighbours.iter().enumerate() {
-            for b in says {
-                // Sorted, because the peers come in order.
-                if let Some(of_b) = of_them.get_mut(*b).filter(|_| *b != a) {
-                    of_b.push(a);
-                }
-            }
-        }
-        for (says, of_them) in neighbours.iter_mut().zip(of_them) {
-            let mut of_them = of_them.into_iter().peekable();
-            says.retain(|b| {
-                while of_them.next_if(|of| of < b).is_some() {}
-                of_them.peek() == Some(b)
-            });
-            says.shrink_to_fit();
-        }
-        Self { names, neighbours }
-    }
-
-    fn position(&self, name: PeerName) -> Option<usize> {
-        self.names.binary_search(&name).ok()
-    }
-
-    fn of(&self, peer: usize) -> &[usize] {
-        self.neighbours.get(peer).map_or(&[], Vec::as_slice)
-    }
-
-    fn next_hops(&self, us: usize) -> BTreeMap<PeerName, PeerName> {
-        let mut next_hops = BTreeMap::new();
-        let walk = Walk::through(self, us, 1);
-        for (above, level) in walk.levels.iter().zip(walk.levels.iter().skip(1)) {
-            let reached = level.iter().zip(&self.names).enumerate();
-            for (peer, (_, name)) in reached.filter(|(_, (origins, _))| **origins != 0) {
-                // The first hop to a peer is the first hop to its parent, or itself beside us.
-                let parent = self.parent(peer, peer, |p| holds(above, p, 0));
-                let hop = parent
-                    .and_then(|parent| self.names.get(parent))
-                    .and_then(|parent| next_hops.get(parent).copied());
-                next_hops.insert(*name, hop.unwrap_or(*name));
-            }
-        }
-        next_hops
-    }
-
-    /// Those whose parent we are, in the tree of each origin whose tree we are in.
-    fn children_by_origin(&self, us: usize) -> BTreeMap<PeerName, Vec<PeerName>> {
-        let mut by_origin = BTreeMap::new();
-        for (at, origins) in self.names.chunks(WORD).enumerate() {
-            let first = at * WORD;
-            let walk = Walk::through(self, first, origins.len());
-            let mut children: Vec<Option<Vec<PeerName>>> = vec![None; origins.len()];
-            for (at, level) in walk.levels.iter().enumerate() {
-                let below = walk.levels.get(at + 1).map_or(&[][..], Vec::as_slice);
-                let reached = level.get(us).copied().unwrap_or_default();
-                for at in ones(reached) {
-                    if let Some(children) = children.get_mut(at) {
-                        *children = Some(self.children(us, (first + at, at), level, below));
-                    }
-                }
-            }
-            let named = origins.iter().zip(children);
-            by_origin.extend(named.filter_map(|(name, children)| Some((*name, children?))));
-        }
-        by_origin
-    }
-
-    /// Those whose parent we are in one tree: `origin` is its origin's position, and that among the
-    /// origins of the walk; we are on `level`.
-    fn children(
-        &self,
-        us: usize,
-        (origin, bit): (usize, usize),
-        level: &[u64],
-        below: &[u64],
-    ) -> Vec<PeerName> {
-        let ours = |peer: &&usize| {
-            holds(below, **peer, bit)
-                && self.parent(**peer, origin, |p| holds(level, p, bit)) == Some(us)
-        };
-        let children = self.of(us).iter().filter(ours);
-        children
-            .filter_map(|c| self.names.get(*c).copied())
-            .collect()
-    }
-
-    /// The neighbour of `peer` in the level above it that it gets frames from: the first at or
-    /// after the position `start`, around the end if need be.
-    fn parent(&self, peer: usize, start: usize, above: impl Fn(usize) -> bool) -> Option<usize> {
-        let neighbours = self.of(peer);
-        let (before, after) = neighbours.split_at(neighbours.partition_point(|n| *n < start));
-        after.iter().chain(before).copied().find(|n| above(*n))
-    }
-}
-
-/// Positions of those a peer says it has connections with, sorted as both its lists are.
-fn said(
-    names: &[PeerName],
-    links: Option<&BTreeMap<PeerName, LinkState>>,
-    counts: impl Fn(&LinkState) -> bool,
-) -> Vec<usize> {
-    let Some(links) = links else {
-        return Vec::new();
+/// For each peer we reach, the neighbour on the way there.
+fn next_hops(graph: &Graph, us: PeerName) -> BTreeMap<PeerName, PeerName> {
+    let Some(us) = graph.position(us) else {
+        return BTreeMap::new();
     };
-    let counting = links.iter().filter(|(_, link)| counts(link));
-    let counting = counting.map(|(to, _)| to);
-    // Of few it is quicker to look each up than to go through all names.
-    if links.len() < names.len() / FEW {
-        return counting
-            .filter_map(|to| names.binary_search(to).ok())
-            .collect();
+    // How far each is, and the first hop to it; by levels, away from us.
+    let mut reached: Vec<Option<(usize, Position)>> = vec![None; graph.names().len()];
+    let mut level = vec![us];
+    if let Some(us) = reached.get_mut(usize::from(us)) {
+        *us = Some((0, NOBODY));
     }
-    let mut positions = names.iter().enumerate().peekable();
-    let mut said = Vec::new();
-    for to in counting {
-        while positions.next_if(|(_, name)| *name < to).is_some() {}
-        said.extend(positions.next_if(|(_, name)| *name == to).map(|(at, _)| at));
+    for distance in 1.. {
+        let mut next = Vec::new();
+        for peer in level.iter().flat_map(|above| graph.of(*above)) {
+            let Some(None) = reached.get(usize::from(*peer)) else {
+                continue;
+            };
+            let at = |peer: Position| reached.get(usize::from(peer)).copied().flatten();
+            let above = |peer| at(peer).is_some_and(|(far, _)| far + 1 == distance);
+            let Some(parent) = parent(graph, *peer, *peer, above) else {
+                continue;
+            };
+            // The first hop to a peer is the first hop to its parent, or itself beside us.
+            let hop = at(parent).filter(|_| parent != us);
+            let hop = hop.map_or(*peer, |(_, hop)| hop);
+            if let Some(reached) = reached.get_mut(usize::from(*peer)) {
+                *reached = Some((distance, hop));
+            }
+            next.push(*peer);
+        }
+        if next.is_empty() {
+            break;
+        }
+        level = next;
     }
-    said
+    let hops = graph.names().iter().zip(reached);
+    hops.filter_map(|(name, reached)| Some((*name, graph.name(reached?.1)?)))
+        .collect()
 }
 
-/// One peer in so many is few.
-const FEW: usize = 16;
+/// The first hop from us to us.
+const NOBODY: Position = Position::MAX;
+
+/// Those whose parent we are, in the tree of each origin whose tree we are in.
+fn children_by_origin(graph: &Graph, us: PeerName) -> BTreeMap<PeerName, Vec<PeerName>> {
+    let mut by_origin = BTreeMap::new();
+    let Some(us) = graph.position(us) else {
+        return by_origin;
+    };
+    let mut first: Position = 0;
+    for origins in graph.names().chunks(usize::from(WORD)) {
+        let walk = Walk::through(graph, first.into(), origins.len());
+        let mut children: Vec<Option<Vec<PeerName>>> = vec![None; origins.len()];
+        for (at, level) in walk.levels.iter().enumerate() {
+            let below = walk.levels.get(at + 1).map_or(&[][..], Vec::as_slice);
+            let reached = level.get(usize::from(us)).copied().unwrap_or_default();
+            for bit in ones(reached) {
+                if let Some(children) = children.get_mut(usize::from(bit)) {
+                    let own = children_of(graph, us, (first + bit, bit), level, below);
+                    *children = Some(own);
+                }
+            }
+        }
+        let named = origins.iter().zip(children);
+        by_origin.extend(named.filter_map(|(name, children)| Some((*name, children?))));
+        first += WORD;
+    }
+    by_origin
+}
+
+/// Those whose parent we are in one tree: `origin` is its origin's position, and that among the
+/// origins of the walk; we are on `level`.
+fn children_of(
+    graph: &Graph,
+    us: Position,
+    (origin, bit): (Position, Position),
+    level: &[u64],
+    below: &[u64],
+) -> Vec<PeerName> {
+    let ours = |peer: &&Position| {
+        holds(below, **peer, bit)
+            && parent(graph, **peer, origin, |p| holds(level, p, bit)) == Some(us)
+    };
+    let children = graph.of(us).iter().filter(ours);
+    children.filter_map(|child| graph.name(*child)).collect()
+}
+
+/// The neighbour of `peer` in the level above it that it gets frames from: the first at or after the
+/// position `start`, around the end if need be.
+fn parent(
+    graph: &Graph,
+    peer: Position,
+    start: Position,
+    above: impl Fn(Position) -> bool,
+) -> Option<Position> {
+    let neighbours = graph.of(peer);
+    let (before, after) = neighbours.split_at(neighbours.partition_point(|n| *n < start));
+    after.iter().chain(before).copied().find(|n| above(*n))
+}
 
 /// A walk through the graph away from several origins at once, one bit of a word for each: what would
 /// be a walk per origin is a few operations on words.
@@ -248,7 +225,7 @@ struct Walk {
 impl Walk {
     /// From the peers at position `first` and after it, at most [`WORD`] of them.
     fn through(graph: &Graph, first: usize, origins: usize) -> Self {
-        let mut level = vec![0_u64; graph.names.len()];
+        let mut level = vec![0_u64; graph.names().len()];
         for (at, peer) in level.iter_mut().skip(first).take(origins).enumerate() {
             *peer = 1 << at;
         }
@@ -256,13 +233,14 @@ impl Walk {
         let mut levels = Vec::new();
         while level.iter().any(|origins| *origins != 0) {
             let mut next = vec![0; level.len()];
-            let peers = next.iter_mut().zip(&mut visited).zip(&graph.neighbours);
+            let peers = next.iter_mut().zip(&mut visited).zip(graph.lists());
             for ((next, visited), neighbours) in peers {
                 // Whoever was reached by all need not be looked at again.
                 if visited.count_ones() as usize == origins {
                     continue;
                 }
-                let reached = neighbours.iter().filter_map(|n| level.get(*n));
+                let reached = neighbours.iter();
+                let reached = reached.filter_map(|n| level.get(usize::from(*n)));
                 *next = reached.fold(0, |all, origins| all | origins) & !*visited;
                 *visited |= *next;
             }
@@ -273,22 +251,22 @@ impl Walk {
 }
 
 /// Whether a peer is on this level for the origin with this bit.
-fn holds(level: &[u64], peer: usize, bit: usize) -> bool {
+fn holds(level: &[u64], peer: Position, bit: Position) -> bool {
     level
-        .get(peer)
+        .get(usize::from(peer))
         .is_some_and(|origins| origins & (1 << bit) != 0)
 }
 
 /// Positions of the bits that are set.
-fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+fn ones(mut word: u64) -> impl Iterator<Item = Position> {
     std::iter::from_fn(move || {
-        let at = word.trailing_zeros() as usize;
+        let at = word.trailing_zeros() as Position;
         word &= word.wrapping_sub(1);
         (at < WORD).then_some(at)
     })
 }
 
-const WORD: usize = u64::BITS as usize;
+const WORD: Position = u64::BITS as Position;
 
 #[cfg(test)]
 mod tests {
@@ -298,6 +276,7 @@ mod tests {
     use weft_wire::PeerUid;
 
     use super::*;
+    use crate::topology::LinkState;
 
     proptest! {
         #[test]
@@ -351,28 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn news_that_change_no_connection_change_no_routes() {
-        let mut topology = topology(peer(1), &[(peer(1), peer(2)), (peer(2), peer(3))]);
-        let before = compute(&topology);
-        assert_eq!(changed(&topology, Some(&before)), None);
-        // One end alone tells of it.
-        let link = LinkState {
-            established: true,
-            relayed: false,
-        };
-        let both = [1, 3, 9].map(|n| (peer(n), link));
-        topology.set_links(peer(2), PeerUid(1), BTreeMap::from(both));
-        assert_eq!(changed(&topology, Some(&before)), None);
-        topology.set_links(peer(9), PeerUid(1), BTreeMap::from([(peer(2), link)]));
-        let after = changed(&topology, Some(&before)).unwrap();
-        assert_eq!(after.unicast[&peer(9)], peer(2));
-        assert!(after != before && after.flood().contains_key(&peer(9)));
-    }
-
-    #[test]
     fn alone_we_flood_to_nobody() {
         let routes = compute(&Topology::new(peer(1)));
-        assert_eq!(routes.unicast, BTreeMap::new());
+        assert!(routes.unicast.is_empty());
         assert_eq!(*routes.flood(), BTreeMap::from([(peer(1), vec![])]));
     }
 
@@ -392,7 +352,7 @@ mod tests {
         let mut topology = topology(peer(1), &[(peer(1), peer(2)), (peer(2), peer(3))]);
         topology.set_links(peer(3), PeerUid(1), BTreeMap::new());
         let routes = compute(&topology);
-        assert_eq!(routes.unicast, BTreeMap::from([(peer(2), peer(2))]));
+        assert_eq!(*routes.unicast, BTreeMap::from([(peer(2), peer(2))]));
         assert!(!routes.flood().contains_key(&peer(3)));
     }
 
@@ -410,7 +370,7 @@ mod tests {
         let routes = compute(&topology);
         assert!(routes.unicast.is_empty());
         let both = [2, 3].map(|n| (peer(n), peer(2)));
-        assert_eq!(routes.control, BTreeMap::from(both));
+        assert_eq!(*routes.control, BTreeMap::from(both));
     }
 
     #[test]

@@ -89,7 +89,11 @@ impl Topology {
             return false;
         }
         let said = Said { uid, links };
-        self.others.insert(peer, said.clone()) != Some(said)
+        let changed = self.others.get(&peer) != Some(&said);
+        if changed {
+            self.others.insert(peer, said);
+        }
+        changed
     }
 
     /// Forgets what `peer` said; returns whether it had said anything.
@@ -126,14 +130,6 @@ impl Topology {
     /// The run of `peer` that spoke last; `None` for us, and for one that has said nothing.
     pub fn uid(&self, peer: PeerName) -> Option<PeerUid> {
         Some(self.others.get(&peer)?.uid)
-    }
-
-    /// Whether everybody's connections carry both frames and control messages.
-    pub(crate) fn is_all_of_use(&self) -> bool {
-        let others = self.others.values().flat_map(|said| said.links.values());
-        others
-            .chain(self.own.values())
-            .all(|link| link.established && !link.relayed)
     }
 
     /// Whether both `a` and `b` say that the connection between them is established.

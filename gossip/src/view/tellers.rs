@@ -16,8 +16,9 @@ use crate::run::lot;
 const TELLERS: usize = 3;
 
 impl View {
-    /// Whether it is others than we who tell `to` what is new of `of`. Everybody tells its own news itself.
-    pub(crate) fn others_tell(&self, of: PeerName, to: PeerName) -> bool {
+    /// Whether it is others than we who tell `to` what is new of `of`, which is linked with those `near`.
+    /// Everybody tells its own news itself.
+    pub(crate) fn others_tell(&self, of: PeerName, near: &[PeerName], to: PeerName) -> bool {
         let Some(peer) = self.peers.get(&to).filter(|peer| peer.counts()) else {
             return false;
         };
@@ -27,10 +28,11 @@ impl View {
         let (ours, we_are_near) = (lot(of, to, self.us), self.neighbours.contains(&of));
         let is_before = |other| {
             let by_lot = lot(of, to, other) < ours;
+            let is_near = || near.binary_search(&other).is_ok();
             if we_are_near {
-                by_lot && self.are_linked(other, of)
+                by_lot && is_near()
             } else {
-                by_lot || self.are_linked(other, of)
+                by_lot || is_near()
             }
         };
         let others = peer.links.iter().copied().filter(|other| *other != self.us);
