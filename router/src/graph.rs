@@ -32,11 +32,25 @@ pub(crate) struct Graph {
 impl Graph {
     /// Of all that a topology says.
     pub(crate) fn new(topology: &Topology, counts: Counts) -> Arc<Self> {
-        let mut graph = Arc::default();
-        for name in topology.peers() {
-            Self::heed(&mut graph, topology, name, counts);
+        let mut graph = Self {
+            names: topology.peers().into_iter().collect(),
+            neighbours: Lists::default(),
+        };
+        let says = |name: &PeerName| -> Vec<Position> {
+            let links = topology.links(*name).into_iter().flatten();
+            let counting = links.filter(|(_, link)| counts(link));
+            counting.filter_map(|(to, _)| graph.position(*to)).collect()
+        };
+        let said: Vec<_> = graph.names.iter().map(says).collect();
+        let mut neighbours = Lists::default();
+        for (at, own) in (0..).zip(&said) {
+            let of = |peer: &Position| said.get(usize::from(*peer));
+            let say_so = |to: &&Position| of(to).is_some_and(|of| of.binary_search(&at).is_ok());
+            let both = own.iter().filter(|to| **to != at).filter(say_so);
+            neighbours.push(&[&both.copied().collect::<Vec<_>>()]);
         }
-        graph
+        graph.neighbours = neighbours;
+        Arc::new(graph)
     }
 
     /// Takes over what `name` says now. The graph is copied if somebody else holds it and that is news.
