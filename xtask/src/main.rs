@@ -78,7 +78,13 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<(), String> {
-    install_packages(&[("nft", "nftables"), ("iptables", "iptables")])?;
+    install_packages(&[
+        ("nft", "nftables"),
+        ("iptables", "iptables"),
+        ("ip", "iproute2"),
+        ("ethtool", "ethtool"),
+        ("sysctl", "procps"),
+    ])?;
     run(cargo("tests", "test --workspace --locked"))
 }
 
