@@ -172,6 +172,10 @@ impl Gossip {
         if left_out > 0 {
             self.refuse(left_out);
         }
+        if let Some(neighbour) = self.neighbours.get_mut(&from).filter(|_| more) {
+            // What else it was asked for is not on its way: there was no room for it.
+            neighbour.asked.clear();
+        }
         if more && is_new {
             self.compare(from);
         } else {

@@ -1,6 +1,7 @@
 //! Several peers in one process, joined by a switch in memory, in virtual time.
 
 mod hostile;
+mod newcomers;
 mod switch;
 mod tellers;
 
