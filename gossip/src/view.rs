@@ -150,14 +150,6 @@ impl View {
         self.is_linked(a, b) && self.is_linked(b, a)
     }
 
-    /// Those that are linked with `peer`, in order.
-    pub(crate) fn linked_with(&self, peer: PeerName) -> Vec<PeerName> {
-        let links = self.peers.get(&peer).filter(|peer| peer.counts());
-        let links = links.into_iter().flat_map(|peer| &peer.links);
-        let links = links.copied();
-        links.filter(|other| self.is_linked(*other, peer)).collect()
-    }
-
     /// Whether `peer` tells of a connection with `other`, as far as its word counts.
     fn is_linked(&self, peer: PeerName, other: PeerName) -> bool {
         let peer = self.peers.get(&peer);

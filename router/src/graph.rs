@@ -22,7 +22,7 @@ pub(crate) type Position = u16;
 const _: () = assert!(MAX_PEERS < Position::MAX as usize, "each has a place");
 
 /// All peers, and the connections between them that count at both ends.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Graph {
     names: Vec<PeerName>,
     /// For each peer those it has a connection with, in order: symmetric, and without itself.

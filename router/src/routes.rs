@@ -47,7 +47,7 @@ pub fn compute(topology: &Topology) -> Routes {
 }
 
 /// What frames go over, and what control messages do: mostly the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Graphs {
     frames: Arc<Graph>,
     control: Arc<Graph>,

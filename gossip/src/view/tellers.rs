@@ -16,7 +16,14 @@ use crate::run::lot;
 const TELLERS: usize = 3;
 
 impl View {
-    /// Whether it is others than we who tell `to` what is new of `of`, which is linked with those `near`.
+    /// Those that both have and tell of a connection with `peer`, in order.
+    pub(crate) fn linked_with(&self, peer: PeerName) -> Vec<PeerName> {
+        let says = self.peers.get(&peer).filter(|peer| peer.counts());
+        let links = says.into_iter().flat_map(|peer| peer.links.iter().copied());
+        links.filter(|other| self.is_linked(*other, peer)).collect()
+    }
+
+    /// Whether it is others than we who tell `to` what is new of `of`, `near` being those [`View::linked_with`] it.
     /// Everybody tells its own news itself.
     pub(crate) fn others_tell(&self, of: PeerName, near: &[PeerName], to: PeerName) -> bool {
         let Some(peer) = self.peers.get(&to).filter(|peer| peer.counts()) else {
