@@ -16,7 +16,7 @@ use weft_wire::{Frame, Network};
 
 use super::batch::Batch;
 use super::forwarding::Forwarding;
-use super::{BUFFER, Shared, Sighting, add};
+use super::{BUFFER, SHORT, Shared, Sighting, add};
 
 /// Reads after which datagrams that wait for more of their kind are sent, however busy the TAP is with others.
 const MAX_READS: usize = 64;
@@ -30,6 +30,8 @@ struct Loop<'a> {
     batch: Batch,
     /// A flooded frame, of which each neighbour gets a copy.
     flooded: Vec<u8>,
+    /// Whether the last frame came alone.
+    alone: bool,
 }
 
 /// Serves the default network.
@@ -82,6 +84,7 @@ impl<'a> Loop<'a> {
             shared,
             batch: Batch::new(),
             flooded: vec![0; BUFFER],
+            alone: false,
         }
     }
 
@@ -123,6 +126,10 @@ impl<'a> Loop<'a> {
             };
             let bytes = buffer.get(..len).unwrap_or_default();
             self.capture(forwarding.load(), from, bytes);
+            if self.alone && reads == 1 && len < SHORT {
+                self.batch.flush(self.shared);
+            }
+            self.alone = reads == 1;
             read = match reads {
                 MAX_READS => Ok(None),
                 _ => from.1.recv_now(buffer),

@@ -15,7 +15,8 @@
 //! is; those of all other networks by one that waits for any of them.
 //!
 //! Both work in bulk: a super-frame is decided on once and leaves as a train of datagrams in one system call;
-//! what arrives together goes to the TAP together. On the wire there are only frames, each sealed by itself.
+//! what arrives together goes to the TAP together. While short frames come one by one, each
+//! goes on before the loop looks for more. On the wire there are only frames, each sealed by itself.
 //!
 //! Every frame and datagram that goes no further is counted under its [`DropReason`].
 
@@ -58,6 +59,9 @@ const MAX_REPORTS: usize = 1024;
 const MAX_COMMANDS: usize = 4096;
 /// How long a command waits at the most for the receiving loop.
 const COMMAND_INTERVAL: Duration = Duration::from_secs(1);
+/// What is shorter than this, and came alone as the one before it did, is rather a question or an answer than part
+/// of a stream: it goes on before the loop looks whether there is more. That look is a system call.
+const SHORT: usize = 1024;
 /// The largest datagram and the largest frame, with room for every header.
 const BUFFER: usize = 65_536 + 256;
 

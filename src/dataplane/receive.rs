@@ -3,7 +3,8 @@
 //! about the path are answered here, so that no control side, however busy, makes a path look dead.
 //!
 //! As long as frames wait to be put together the socket is asked without waiting; when it is empty, they
-//! go. So merging costs no time that there was anything else to do in.
+//! go. So merging costs no time that there was anything else to do in. While short ones come one by one, each
+//! goes before the socket is asked.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use weft_wire::{Frame, Network, PeerName};
 
 use super::batch::Batch;
 use super::forwarding::{Egress, Forwarding};
-use super::{BUFFER, Command, Receiver, Report, Shared, Sighting, add};
+use super::{BUFFER, Command, Receiver, Report, SHORT, Shared, Sighting, add};
 
 /// What this loop alone owns.
 struct Loop<'a> {
@@ -72,8 +73,11 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
             network: Network::DEFAULT,
         },
     };
+    // Whether what came last came alone, and whether it went on before that was known.
+    let (mut alone, mut unlooked) = (false, false);
     loop {
-        let received = recv_train(&shared.socket, &mut buffer, !this.whole.merge.is_waiting());
+        let waits = !unlooked && !this.whole.merge.is_waiting();
+        let received = recv_train(&shared.socket, &mut buffer, waits);
         this.take_commands();
         // Nothing came within the read timeout, which is there so that commands are taken without
         // traffic too, or nothing waits there; or it is an ICMP answer to something we sent. The socket
@@ -81,6 +85,7 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
         let Ok(Some(train)) = received else {
             this.whole.flush(forwarding.load());
             this.expire();
+            unlooked = false;
             continue;
         };
         let datagrams = buffer.get_mut(..train.len).unwrap_or_default();
@@ -93,6 +98,12 @@ pub(super) fn run(shared: &Shared, commands: &Commands<Command>) {
             }
         }
         this.whole.relay.flush(shared);
+        let short = train.len < SHORT && train.size == train.len;
+        if alone && waits && short {
+            this.whole.flush(forwarding.load());
+            unlooked = true;
+        }
+        alone = waits && short;
     }
 }
 
