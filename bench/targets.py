@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """targets.py FOLDER - the results of side-by-side.sh as tables, and beside each target what was reached.
 
-A ratio is taken within each round, because absolute figures drift; shown is the median, with least and most."""
+A ratio is taken within each round, because absolute figures drift; shown is the median, with least and most. The best
+of several peers is the one with the best median."""
 import json
 import pathlib
 import statistics
@@ -35,16 +36,23 @@ def values(runs, name, key):
     return [value for value in found if value is not None]
 
 
+def best(runs, names, key):
+    """The contender of these whose median over all rounds is best; the best of each round would be luck's choice."""
+    medians = {name: statistics.median(values(runs, name, key)) for name in names if values(runs, name, key)}
+    choose = min if key.startswith("pp") else max
+    return choose(medians, key=medians.get) if medians else None
+
+
 def ratios(runs, name, key, other, other_key=None):
     """This figure over that of another contender (or of the best of several) in the same round."""
-    others = [other] if isinstance(other, str) else other
+    other_key = other_key or key
+    if not isinstance(other, str):
+        other = best(runs, other, other_key)
     found = []
     for number, run in runs.get(name, {}).items():
-        ours = at(run, key)
-        theirs = [at(runs.get(o, {}).get(number), other_key or key) for o in others]
-        theirs = [value for value in theirs if value]
+        ours, theirs = at(run, key), at(runs.get(other, {}).get(number), other_key)
         if ours is not None and theirs:
-            found.append(ours / (min(theirs) if key.startswith("pp") else max(theirs)))
+            found.append(ours / theirs)
     return found
 
 
