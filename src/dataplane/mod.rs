@@ -15,8 +15,8 @@
 //! is; those of all other networks by one that waits for any of them.
 //!
 //! Both work in bulk: a super-frame is decided on once and leaves as a train of datagrams in one system call;
-//! what arrives together goes to the TAP together. While short frames come one by one, each
-//! goes on before the loop looks for more. On the wire there are only frames, each sealed by itself.
+//! what arrives together goes to the TAP together. While short frames come one by one, each goes on before the
+//! loop looks for more. On the wire there are only frames, each sealed by itself.
 //!
 //! Every frame and datagram that goes no further is counted under its [`DropReason`].
 
