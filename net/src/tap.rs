@@ -285,9 +285,23 @@ const EINVAL: i32 = Errno::EINVAL as i32;
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::testing;
+
+    /// Attaches to a device that was let go. A process that another test is starting holds a copy of our
+    /// descriptor until it executes its program, so that takes a moment.
+    fn attach_again() -> Tap {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match Tap::attach("weft-tap") {
+                Err(error) if deadline < Instant::now() => panic!("{error}"),
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+                Ok(tap) => return tap,
+            }
+        }
+    }
 
     fn frame(tail: &[u8]) -> Vec<u8> {
         let mut frame = vec![0xff; 6];
@@ -314,7 +328,7 @@ mod tests {
             let index = netlink.link_index("weft-tap").await.unwrap();
             drop(tap);
             assert!(netlink.exists("weft-tap").await.unwrap());
-            let _tap = Tap::attach("weft-tap").unwrap();
+            let _tap = attach_again();
             assert_eq!(netlink.link_index("weft-tap").await.unwrap(), index);
         });
     }
@@ -325,7 +339,7 @@ mod tests {
             testing::in_namespace(async move |netlink, _| {
                 open("weft-tap", kind).unwrap().persist().unwrap();
                 let index = netlink.link_index("weft-tap").await.unwrap();
-                let _tap = Tap::attach("weft-tap").unwrap();
+                let _tap = attach_again();
                 assert_ne!(
                     netlink.link_index("weft-tap").await.unwrap(),
                     index,
@@ -342,7 +356,7 @@ mod tests {
             let plain = plain.inherit_enable_state().build_sync().unwrap();
             plain.persist().unwrap();
             drop(plain);
-            let tap = Tap::attach("weft-tap").unwrap();
+            let tap = attach_again();
             let flags = std::fs::read_to_string("/sys/class/net/weft-tap/tun_flags");
             // The file shows the namespace that mounted it; where that is not ours, ask the device.
             if let Ok(flags) = flags {
