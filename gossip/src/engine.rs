@@ -1,7 +1,7 @@
 //! Gossip as a machine: what neighbours say goes in, what is to be sent and what changed comes out.
 //!
 //! * A change of our own, or one a neighbour told us, goes [`DEBOUNCE`] later to all neighbours that
-//!   are not known to have it, nor to have a connection with somebody who tells them: the peer it is of,
+//!   are not known to have it, nor to have a working connection with somebody who tells them: the peer it is of,
 //!   whoever told us, and three of their neighbours that all of them agree on. A change crosses a line of
 //!   peers at one debounce a hop.
 //! * At rest each neighbour is told once in [`ROUND`] ticks what all we know comes to, in one number.
@@ -411,14 +411,14 @@ impl Gossip {
             return;
         };
         let (ours, view) = (state.known(), &self.view);
-        let near = view.linked_with(run.name);
+        let near = view.hearers_of(run.name);
         for ((to, neighbour), news) in self.neighbours.iter_mut().zip(news) {
             // Everybody tells its own news itself.
             if run.name == *to || near.binary_search(to).is_ok() {
                 continue;
             }
             let has = neighbour.has.get(&run).copied();
-            let is_told = |by| by == *to || view.are_linked(by, *to);
+            let is_told = |by| by == *to || view.hear_each_other(by, *to);
             // They tell their other neighbours, too.
             let told = fresh.told_by.iter().filter(|(by, _)| is_told(**by));
             let has = told.map(|(_, version)| *version).chain(has).max();

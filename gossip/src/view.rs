@@ -70,8 +70,8 @@ struct Peer {
     latest: Run,
     /// The newest that has come whole, or has left.
     newest: Option<(Run, Standing)>,
-    /// Whom it has a connection with.
-    links: BTreeSet<PeerName>,
+    /// Whom it has a connection with, and whether frames flow over it.
+    links: BTreeMap<PeerName, bool>,
     /// What that was read from.
     links_at: Option<(Run, u64)>,
     /// Since when it is out of reach, if it is.
@@ -145,20 +145,20 @@ impl View {
         is_new
     }
 
-    /// Whether both tell of a connection with each other.
-    pub(crate) fn are_linked(&self, a: PeerName, b: PeerName) -> bool {
-        self.is_linked(a, b) && self.is_linked(b, a)
-    }
-
     /// Whether `peer` tells of a connection with `other`, as far as its word counts.
     fn is_linked(&self, peer: PeerName, other: PeerName) -> bool {
-        let peer = self.peers.get(&peer);
-        peer.is_some_and(|peer| peer.counts() && peer.links.contains(&other))
+        self.link(peer, other).is_some()
+    }
+
+    /// The connection of `peer` with `other` as it tells of it: whether frames flow.
+    fn link(&self, peer: PeerName, other: PeerName) -> Option<bool> {
+        let peer = self.peers.get(&peer).filter(|peer| peer.counts());
+        peer?.links.get(&other).copied()
     }
 
     /// Whether a run with our name lives: it and others tell of a connection that cannot be ours.
     pub(crate) fn is_alive(&self, run: Run, state: &State) -> bool {
-        let theirs = links_of(state).into_iter();
+        let theirs = links_of(state).into_keys();
         let mut theirs = theirs.filter(|other| !self.neighbours.contains(other));
         theirs.any(|other| self.is_reached(other) && self.is_linked(other, run.name))
     }
@@ -211,7 +211,7 @@ impl View {
         let peer = self.peers.entry(name).or_insert_with(|| Peer {
             latest,
             newest: None,
-            links: BTreeSet::new(),
+            links: BTreeMap::new(),
             links_at: None,
             lost: Some(now),
             is_told: true,
@@ -251,14 +251,15 @@ impl View {
             let Some(peer) = self.peers.get(&name).filter(|peer| peer.counts()) else {
                 continue;
             };
-            let mut links = peer.links.iter();
+            let mut links = peer.links.keys();
             let is_near = |other| self.is_reached(other) && self.is_linked(other, name);
             if !self.is_reached(name) && !links.any(|other| is_near(*other)) {
                 continue;
             }
             let is_beyond = |other| !self.is_reached(other) && self.is_linked(other, name);
-            let beyond = lost.intersection(&peer.links).copied();
-            ends.extend(beyond.filter(|other| is_beyond(*other)));
+            let beyond = peer.links.keys().copied();
+            let beyond = beyond.filter(|other| lost.contains(other) && is_beyond(*other));
+            ends.extend(beyond);
             if let Some(peer) = self.peers.get_mut(&name)
                 && lost.remove(&name)
             {
@@ -275,7 +276,7 @@ impl View {
         while let Some(peer) = ends.pop() {
             let peers = self.peers.get(&peer).filter(|peer| peer.counts());
             let links = peers.map(|peer| &peer.links);
-            for other in links.into_iter().flatten() {
+            for other in links.into_iter().flat_map(BTreeMap::keys) {
                 if !reached.contains(other) && self.is_linked(*other, peer) {
                     reached.insert(*other);
                     ends.push(*other);
@@ -309,19 +310,19 @@ impl Peer {
         let Some((_, since)) = since else {
             let links = match standing {
                 Standing::Here => links_of(state),
-                Standing::Left => BTreeSet::new(),
+                Standing::Left => BTreeMap::new(),
             };
-            let is_less = !self.links.is_subset(&links);
+            let is_less = self.links.keys().any(|peer| !links.contains_key(peer));
             self.links = links;
             return is_less;
         };
         let mut is_less = false;
         for (key, value) in state.changed_since(since) {
             if let Some(peer) = link_of(key) {
-                if value.is_some_and(|value| carries_news(key, value).is_some()) {
-                    self.links.insert(peer);
+                if let Some((_, flows)) = value.and_then(|value| carries_news(key, value)) {
+                    self.links.insert(peer, flows);
                 } else {
-                    is_less |= self.links.remove(&peer);
+                    is_less |= self.links.remove(&peer).is_some();
                 }
             }
         }
@@ -460,18 +461,18 @@ fn standing(state: &State) -> Option<Standing> {
 }
 
 /// Whom a run tells of a connection with that carries gossip.
-fn links_of(state: &State) -> BTreeSet<PeerName> {
+fn links_of(state: &State) -> BTreeMap<PeerName, bool> {
     let entries = state.prefixed(LINKS);
     entries
         .filter_map(|(key, value)| carries_news(key, value))
         .collect()
 }
 
-/// Whom an entry tells of a connection with, whether frames may flow over it or not: gossip does. Not over
-/// one that is relayed, which is for frames alone.
-fn carries_news(key: &str, value: &str) -> Option<PeerName> {
+/// Whom an entry tells of a connection with, and whether frames flow over it: gossip may in any case. Not
+/// over one that is relayed, which is for frames alone.
+fn carries_news(key: &str, value: &str) -> Option<(PeerName, bool)> {
     match read(key, value)? {
-        Entry::Link(peer, link) => (!link.relayed).then_some(peer),
+        Entry::Link(peer, link) => (!link.relayed).then_some((peer, link.established)),
         Entry::Peer(_)
         | Entry::Ring(..)
         | Entry::Name { .. }

@@ -145,6 +145,12 @@ impl Switch {
         self.cables.remove(&(name(a), name(b)));
     }
 
+    /// What the two send each other is lost from here on; neither knows.
+    pub(super) fn cut_silently(&mut self, a: u16, b: u16) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
     /// The peer is no more, as after `kill -9`; those it was connected with notice.
     pub(super) fn kill(&mut self, n: u16) {
         self.peers.remove(&name(n));
@@ -208,6 +214,12 @@ impl Switch {
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.step(end) {}
+    }
+
+    /// Waits until all is known, and then until just behind a tick, so that nobody compares for a while.
+    pub(super) fn rest_behind_a_tick(&mut self) {
+        self.run_secs(10);
+        self.run(Duration::from_millis(300));
     }
 
     /// Runs until `entry` of peer `of` is known to `n`, or is not; gives how long that took.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::switch::{Switch, name, record};
+use super::switch::{Switch, link, name, record};
 use crate::key::tests::info;
 use crate::{Entry, Gossip};
 
@@ -27,9 +27,7 @@ fn in_a_full_mesh_a_change_is_told_once_to_each() {
 #[test]
 fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
     let mut switch = Switch::mesh(4);
-    // Just behind a tick, so that nobody compares meanwhile.
-    switch.run_secs(10);
-    switch.run(Duration::from_millis(300));
+    switch.rest_behind_a_tick();
     let now = std::time::Instant::now();
     let mut far = Gossip::new(name(5), 1, vec![Entry::Peer(info(5))], now).unwrap();
     let one = far.everything();
@@ -98,11 +96,54 @@ fn those_that_hear_of_it_first_tell_it() {
     assert!(switch.knows(20, 1, &entry), "the second tells both at once");
 }
 
+/// One of the two may not know yet that the other does not hear it, and gossip may be as dead as the datagrams.
+#[test]
+fn those_whose_connection_carries_no_datagrams_are_told_of_each_other() {
+    let mut switch = Switch::mesh(3);
+    switch.rest_behind_a_tick();
+    switch.cut_silently(1, 2);
+    let entry = link(name(2), false);
+    switch.publish(1, &entry);
+    let took = switch.until(2, 1, &entry, true);
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn who_has_a_connection_without_datagrams_does_not_count_among_those_that_tell() {
+    let mut switch = Switch::apart(10);
+    for between in 2..=9 {
+        switch.connect(1, between);
+        switch.connect(between, 10);
+    }
+    for between in 2..=8 {
+        switch.cut_silently(between, 10);
+        switch.publish(between, &link(name(10), false));
+        switch.rest_behind_a_tick();
+        let entry = record("x", between as u8);
+        switch.publish(1, &entry);
+        let took = switch.until(10, 1, &entry, true);
+        assert!(took < Duration::from_millis(200), "{took:?}");
+    }
+}
+
+#[test]
+fn who_was_told_over_such_a_connection_is_told_again() {
+    let mut switch = Switch::mesh(3);
+    switch.start(4, 1, vec![]);
+    switch.connect(1, 4);
+    switch.run_secs(1);
+    switch.cut_silently(1, 2);
+    switch.publish(1, &link(name(2), false));
+    switch.rest_behind_a_tick();
+    let entry = record("x", 1);
+    switch.publish(4, &entry);
+    let took = switch.until(2, 4, &entry, true);
+    assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
 /// Has the first peer say something, and counts how many messages it takes until the tenth knows it.
 fn tell_once(switch: &mut Switch) -> usize {
-    switch.run_secs(10);
-    // Just behind a tick, so that nobody compares meanwhile.
-    switch.run(Duration::from_millis(300));
+    switch.rest_behind_a_tick();
     switch.take_traffic();
     switch.publish(1, &record("x", 1));
     switch.run(Duration::from_millis(200));

@@ -5,6 +5,9 @@
 //! one for each two peers, so that nobody tells more than others do. With two there would be meshes in which three
 //! peers each have the other two to tell them, and nobody tells any.
 //!
+//! A connection over which no frames flow does not count: mostly it has just begun, but it may be dead, and then who
+//! noticed first would tell somebody who hears nothing, and does not know it.
+//!
 //! Invariant: where all agree on who is connected with whom, three tell, or all if there are fewer.
 
 use weft_wire::PeerName;
@@ -16,14 +19,20 @@ use crate::run::lot;
 const TELLERS: usize = 3;
 
 impl View {
-    /// Those that both have and tell of a connection with `peer`, in order.
-    pub(crate) fn linked_with(&self, peer: PeerName) -> Vec<PeerName> {
-        let says = self.peers.get(&peer).filter(|peer| peer.counts());
-        let links = says.into_iter().flat_map(|peer| peer.links.iter().copied());
-        links.filter(|other| self.is_linked(*other, peer)).collect()
+    /// Whether `a` and `b` hear each other: both tell of a connection over which frames flow.
+    pub(crate) fn hear_each_other(&self, a: PeerName, b: PeerName) -> bool {
+        [self.link(a, b), self.link(b, a)] == [Some(true); 2]
     }
 
-    /// Whether it is others than we who tell `to` what is new of `of`, `near` being those [`View::linked_with`] it.
+    /// Those that [hear](View::hear_each_other) `peer`, in order.
+    pub(crate) fn hearers_of(&self, peer: PeerName) -> Vec<PeerName> {
+        let says = self.peers.get(&peer);
+        let links = says.into_iter().flat_map(|peer| peer.links.keys().copied());
+        let hearers = links.filter(|other| self.hear_each_other(*other, peer));
+        hearers.collect()
+    }
+
+    /// Whether it is others than we who tell `to` what is new of `of`, `near` being the [`View::hearers_of`] it.
     /// Everybody tells its own news itself.
     pub(crate) fn others_tell(&self, of: PeerName, near: &[PeerName], to: PeerName) -> bool {
         let Some(peer) = self.peers.get(&to).filter(|peer| peer.counts()) else {
@@ -42,8 +51,9 @@ impl View {
                 by_lot || is_near()
             }
         };
-        let others = peer.links.iter().copied().filter(|other| *other != self.us);
-        let mut before = others.filter(|other| is_before(*other) && self.is_linked(*other, to));
+        let others = peer.links.keys().copied().filter(|other| *other != self.us);
+        let mut before =
+            others.filter(|other| is_before(*other) && self.hear_each_other(*other, to));
         before.nth(TELLERS - 1).is_some()
     }
 }
