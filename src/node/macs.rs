@@ -57,8 +57,17 @@ impl Macs {
 
 impl Node {
     /// A frame came from where the MAC table does not expect it.
+    ///
+    /// What comes from a peer that is not known is not learned: it may be the last of one that just left,
+    /// whose MACs nobody would take out of the table any more.
     pub(super) async fn learn(&mut self, sighting: Sighting, now: Instant) {
         let Sighting { network, mac, at } = sighting;
+        if at
+            .peer()
+            .is_some_and(|peer| !self.mesh.info.contains_key(&peer))
+        {
+            return;
+        }
         let learned = self.macs.table.learn(network, mac, at, now);
         self.follow((network, mac), learned, now).await;
     }

@@ -236,6 +236,23 @@ fn a_mac_that_nobody_registered_is_told_when_it_has_lived_for_a_while() {
 }
 
 #[test]
+fn a_router_that_ends_while_frames_come_leaves_no_mac_behind() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::up("last", 2, 1, &[]);
+    let speaker = lab.helper("c2", &["frames-as", "ethwe", STRANGER, "20000", "1"]);
+    eventually("host1 sees it", SOON, || {
+        let macs = macs(&lab, "host1");
+        let seen = |mac: &Mac| mac.mac.to_string() == STRANGER;
+        ensure(macs.iter().any(seen), format!("{macs:?}"))
+    });
+    lab.ok("host2", &["weft", "stop"]);
+    gone(&lab, "host1", STRANGER.parse().unwrap());
+    drop(speaker);
+}
+
+#[test]
 fn a_mac_that_is_used_on_two_hosts_at_once_does_not_flood_the_log() {
     if !possible() {
         return;
