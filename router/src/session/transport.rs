@@ -8,31 +8,60 @@
 //! each direction of a session has a key of its own. Nothing here allocates or remembers anything:
 //! counters are [`super::SendSession`]'s affair, replays [`super::ReplayWindow`]'s.
 //!
-//! A key is wiped when it is dropped. The cipher is ring's, for its speed (`docs/decisions/0014`).
+//! A key is wiped when it is dropped. There are two libraries behind it, each for the processors on which it is
+//! the faster one (`docs/decisions/0017`); what they write is the same, bit for bit.
 
 use std::hint::black_box;
 
-use ring::aead::{
-    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
-};
 use weft_wire::control::Suite;
 use weft_wire::packet::{Counter, HEADER_LEN, Header, TAG_LEN};
 
 /// A key of one direction, shared by threads without a lock. It stays in one place, so that no copies are left where
 /// its session was.
 #[derive(Debug)]
-pub(super) struct Key(Box<LessSafeKey>);
+pub(super) enum Key {
+    /// With what AVX-512 brings, where it is. Wipes itself.
+    Wide(Box<aws_lc_rs::aead::LessSafeKey>),
+    /// Everywhere else.
+    Plain(Box<Overwritten>),
+}
+
+/// A key of ring's, which would leave it where it was.
+#[derive(Debug)]
+pub(super) struct Overwritten(ring::aead::LessSafeKey);
 
 /// A buffer that cannot hold a packet, or bytes that are not the packet they should be.
 pub(super) struct Unsealable;
 
 impl Key {
+    /// A key for the library that is the faster one on this processor.
     pub(super) fn new(suite: Suite, key: &[u8; 32]) -> Self {
+        if suite == Suite::Aes256Gcm && has_wide_aes() {
+            Self::wide(suite, key)
+        } else {
+            Self::plain(suite, key)
+        }
+    }
+
+    fn wide(suite: Suite, key: &[u8; 32]) -> Self {
+        use aws_lc_rs::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
         let algorithm = match suite {
             Suite::Aes256Gcm => &AES_256_GCM,
             Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
-        Self(Box::new(cipher(algorithm, key)))
+        // Fails only for a key of another length.
+        #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
+        let key = UnboundKey::new(algorithm, key).expect("a key of the right length");
+        Self::Wide(Box::new(LessSafeKey::new(key)))
+    }
+
+    fn plain(suite: Suite, key: &[u8; 32]) -> Self {
+        use ring::aead::{AES_256_GCM, CHACHA20_POLY1305};
+        let algorithm = match suite {
+            Suite::Aes256Gcm => &AES_256_GCM,
+            Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+        };
+        Self::Plain(Box::new(Overwritten(plain(algorithm, key))))
     }
 
     /// Writes `header`, seals what stands between it and the last 16 bytes, writes the tag there.
@@ -42,11 +71,26 @@ impl Key {
             .ok_or(Unsealable)?;
         let (message, tag_room) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(Unsealable)?;
         *head = header.emit();
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(nonce(header.counter), Aad::from(&*head), message)
-            .map_err(|_| Unsealable)?;
-        *tag_room = tag.as_ref().try_into().map_err(|_| Unsealable)?;
+        let nonce = nonce(header.counter);
+        match self {
+            Self::Wide(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key
+                    .seal_in_place_separate_tag(nonce, Aad::from(&*head), message)
+                    .map_err(|_| Unsealable)?;
+                *tag_room = tag.as_ref().try_into().map_err(|_| Unsealable)?;
+            }
+            Self::Plain(key) => {
+                use ring::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key
+                    .0
+                    .seal_in_place_separate_tag(nonce, Aad::from(&*head), message)
+                    .map_err(|_| Unsealable)?;
+                *tag_room = tag.as_ref().try_into().map_err(|_| Unsealable)?;
+            }
+        }
         Ok(())
     }
 
@@ -60,37 +104,65 @@ impl Key {
         let (head, sealed) = datagram
             .split_first_chunk_mut::<HEADER_LEN>()
             .ok_or(Unsealable)?;
-        self.0
-            .open_in_place(nonce(counter), Aad::from(&*head), sealed)
-            .map(|message| &*message)
-            .map_err(|_| Unsealable)
+        let nonce = nonce(counter);
+        let message = match self {
+            Self::Wide(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.open_in_place(nonce, Aad::from(&*head), sealed)
+                    .map_err(|_| Unsealable)?
+            }
+            Self::Plain(key) => {
+                use ring::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let Overwritten(key) = &**key;
+                key.open_in_place(nonce, Aad::from(&*head), sealed)
+                    .map_err(|_| Unsealable)?
+            }
+        };
+        Ok(message)
     }
 }
 
-impl Drop for Key {
-    /// ring leaves keys where they were, so another one is written over this: in the same place, and as long,
-    /// because it is of the same cipher.
+impl Drop for Overwritten {
+    /// Another key is written over this: in the same place, and as long, because it is of the same cipher.
     fn drop(&mut self) {
-        *self.0 = cipher(self.0.algorithm(), &[0; 32]);
+        self.0 = plain(self.0.algorithm(), &[0; 32]);
         // As if somebody looked at it, so that the compiler leaves the writing in.
         black_box(&self.0);
     }
 }
 
-fn cipher(algorithm: &'static Algorithm, key: &[u8; 32]) -> LessSafeKey {
+fn plain(algorithm: &'static ring::aead::Algorithm, key: &[u8; 32]) -> ring::aead::LessSafeKey {
     // Fails only for a key of another length.
     #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
-    let key = UnboundKey::new(algorithm, key).expect("a key of the right length");
-    LessSafeKey::new(key)
+    let key = ring::aead::UnboundKey::new(algorithm, key).expect("a key of the right length");
+    ring::aead::LessSafeKey::new(key)
 }
 
-fn nonce(Counter(counter): Counter) -> Nonce {
+/// Whether AES-256-GCM can be had 512 bits at a time.
+fn has_wide_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn nonce(Counter(counter): Counter) -> [u8; NONCE_LEN] {
     let mut nonce = [0; NONCE_LEN];
     if let Some(low) = nonce.last_chunk_mut() {
         *low = counter.to_be_bytes();
     }
-    Nonce::assume_unique_for_key(nonce)
+    nonce
 }
+
+/// Bytes of a nonce of both ciphers (RFC 5116 and RFC 8439).
+const NONCE_LEN: usize = 12;
 
 #[cfg(test)]
 mod tests {
@@ -101,25 +173,36 @@ mod tests {
 
     const SUITES: [Suite; 2] = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
 
+    /// The key in either library, whichever this processor would have.
+    fn both(suite: Suite, key: &[u8; 32]) -> [Key; 2] {
+        [Key::wide(suite, key), Key::plain(suite, key)]
+    }
+
     proptest! {
         #[test]
-        fn what_is_sealed_opens_to_the_same(key: [u8; 32], receiver: u32, counter: u64, message: Vec<u8>) {
+        fn what_one_library_seals_either_opens(key: [u8; 32], receiver: u32, counter: u64, message: Vec<u8>) {
             let header = Header { receiver: ReceiverIndex(receiver), counter: Counter(counter) };
             for suite in SUITES {
-                let key = Key::new(suite, &key);
-                let mut datagram = room_for(&message);
-                prop_assert!(key.seal(header, &mut datagram).is_ok());
-                prop_assert_eq!(Header::parse(&datagram), Ok(header));
-                let opened = key.open(Counter(counter), &mut datagram).ok();
-                prop_assert_eq!(opened, Some(&message[..]));
+                let keys = both(suite, &key);
+                let sealed = keys.each_ref().map(|key| {
+                    let mut datagram = room_for(&message);
+                    assert!(key.seal(header, &mut datagram).is_ok());
+                    datagram
+                });
+                prop_assert_eq!(&sealed[0], &sealed[1]);
+                for key in keys {
+                    let mut datagram = sealed[0].clone();
+                    prop_assert_eq!(Header::parse(&datagram), Ok(header));
+                    let opened = key.open(Counter(counter), &mut datagram).ok();
+                    prop_assert_eq!(opened, Some(&message[..]));
+                }
             }
         }
     }
 
     #[test]
     fn a_changed_bit_anywhere_is_found() {
-        for suite in SUITES {
-            let key = Key::new(suite, &[7; 32]);
+        for key in SUITES.iter().flat_map(|suite| both(*suite, &[7; 32])) {
             let mut sealed = room_for(b"a message");
             assert!(key.seal(HEADER, &mut sealed).is_ok());
             for bit in 0..sealed.len() * 8 {
@@ -127,7 +210,7 @@ mod tests {
                 changed[bit / 8] ^= 1 << (bit % 8);
                 assert!(
                     key.open(HEADER.counter, &mut changed).is_err(),
-                    "{suite:?}, bit {bit}"
+                    "{key:?}, bit {bit}"
                 );
             }
             for len in 0..sealed.len() {
@@ -142,20 +225,23 @@ mod tests {
         let mut sealed = room_for(b"a message");
         let key = Key::new(Suite::Aes256Gcm, &[7; 32]);
         assert!(key.seal(HEADER, &mut sealed).is_ok());
-        for (key, counter) in [
-            (Key::new(Suite::Aes256Gcm, &[8; 32]), HEADER.counter),
-            (Key::new(Suite::ChaCha20Poly1305, &[7; 32]), HEADER.counter),
-            (key, Counter(0)),
-        ] {
-            assert!(key.open(counter, &mut sealed.clone()).is_err());
+        let others = [
+            (Suite::Aes256Gcm, 8, HEADER.counter),
+            (Suite::ChaCha20Poly1305, 7, HEADER.counter),
+            (Suite::Aes256Gcm, 7, Counter(0)),
+        ];
+        for (suite, key, counter) in others {
+            for key in both(suite, &[key; 32]) {
+                assert!(key.open(counter, &mut sealed.clone()).is_err());
+            }
         }
     }
 
     #[test]
     fn the_message_does_not_show_in_the_packet() {
-        for suite in SUITES {
+        for key in SUITES.iter().flat_map(|suite| both(*suite, &[7; 32])) {
             let mut sealed = room_for(b"a message that is long enough");
-            assert!(Key::new(suite, &[7; 32]).seal(HEADER, &mut sealed).is_ok());
+            assert!(key.seal(HEADER, &mut sealed).is_ok());
             assert!(!sealed.windows(8).any(|w| w == b"message "));
         }
     }
@@ -163,21 +249,24 @@ mod tests {
     #[test]
     fn the_nonce_is_what_the_wire_format_says() {
         let nonce = nonce(Counter(0x0102_0304_0506_0708));
-        assert_eq!(nonce.as_ref(), &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(nonce, [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
     fn the_packet_is_the_one_another_implementation_makes() {
         // Made with OpenSSL from the same key, nonce and header: were both of our ends to change
         // alike, it would show.
-        let mut sealed = room_for(b"weft");
-        let key = Key::new(Suite::ChaCha20Poly1305, &[7; 32]);
-        assert!(key.seal(HEADER, &mut sealed).is_ok());
-        assert_eq!(sealed[HEADER_LEN..], CHACHA_SEALED);
-        let mut sealed = room_for(b"weft");
-        let key = Key::new(Suite::Aes256Gcm, &[7; 32]);
-        assert!(key.seal(HEADER, &mut sealed).is_ok());
-        assert_eq!(sealed[HEADER_LEN..], AES_SEALED);
+        let made = [
+            (Suite::ChaCha20Poly1305, CHACHA_SEALED),
+            (Suite::Aes256Gcm, AES_SEALED),
+        ];
+        for (suite, expected) in made {
+            for key in both(suite, &[7; 32]) {
+                let mut sealed = room_for(b"weft");
+                assert!(key.seal(HEADER, &mut sealed).is_ok());
+                assert_eq!(sealed[HEADER_LEN..], expected);
+            }
+        }
     }
 
     const HEADER: Header = Header {
