@@ -13,8 +13,8 @@
 #               trusted   the fast datapath beside the kernel's VXLAN at the same MTU
 #               all of them unless named
 #
-# As root, and alone on the machine: both hosts and the load share its processors. Peers that are not installed are
-# left out, and said so. $WEFT is the program (target/release/weft); build it first: cargo build --release --locked
+# As root, and alone on the machine: both hosts and the load share its processors. While it runs, cubic is among
+# what the kernel allows for TCP; then that is as it was. Peers that are not installed are left out, and said so. $WEFT is the program (target/release/weft); build it first: cargo build --release --locked
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 rounds=3 folder="$here/results/$(date +%Y-%m-%d-%H%M)" quick='' parts=() harness=''
@@ -33,6 +33,15 @@ done
 [ ${#parts[@]} -gt 0 ] || parts=(on off loss trusted)
 export PEERS=${PEERS:-$HOME/.cache/weft-bench}
 mkdir -p "$folder"
+
+# The harness has all TCP be cubic. Namespaces may choose only what the kernel allows to all, and where cubic is not among
+# that, they would silently keep the machine's default; with one that paces itself (bbr) that is another measurement.
+allowed=/proc/sys/net/ipv4/tcp_allowed_congestion_control
+before=$(<"$allowed")
+if [[ " $before " != *" cubic "* ]]; then
+  trap 'echo "$before" >"$allowed"' EXIT
+  echo "$before cubic" >"$allowed"
+fi
 
 # The peers of this list that are installed.
 installed() {
