@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use weft_net::priority;
 use weft_net::tap::{HEADER_LEN, Tap};
 use weft_net::taps::Taps;
 use weft_router::drop_reason::DropReason;
@@ -16,6 +17,7 @@ use weft_wire::{Frame, Network};
 
 use super::batch::Batch;
 use super::forwarding::Forwarding;
+use super::haste::Haste;
 use super::{BUFFER, SHORT, Shared, Sighting, add};
 
 /// Reads after which datagrams that wait for more of their kind are sent, however busy the TAP is with others.
@@ -32,6 +34,7 @@ struct Loop<'a> {
     flooded: Vec<u8>,
     /// Whether the last frame came alone.
     alone: bool,
+    haste: Haste,
 }
 
 /// Serves the default network.
@@ -68,6 +71,17 @@ pub(super) fn run_further(shared: &Shared) {
     }
 }
 
+/// Has this thread go before others, or in its turn.
+fn hurry(first: bool) {
+    let done = match first {
+        true => priority::go_second(),
+        false => priority::go_in_turn(),
+    };
+    if let Err(error) = done {
+        tracing::debug!(%error, "the capturing loop takes its turn with everybody else");
+    }
+}
+
 /// Why a set of TAPs is not served any more.
 enum Ended {
     /// There is another set.
@@ -85,6 +99,7 @@ impl<'a> Loop<'a> {
             batch: Batch::new(),
             flooded: vec![0; BUFFER],
             alone: false,
+            haste: Haste::default(),
         }
     }
 
@@ -120,22 +135,24 @@ impl<'a> Loop<'a> {
         buffer: &mut [u8],
         forwarding: &mut Snapshot<'_>,
     ) -> std::io::Result<()> {
-        for reads in 1..=MAX_READS {
-            let Ok(Some(len)) = read else {
-                break;
-            };
+        let mut reads = 0;
+        while let Ok(Some(len)) = read {
+            reads += 1;
             let bytes = buffer.get(..len).unwrap_or_default();
             self.capture(forwarding.load(), from, bytes);
             if self.alone && reads == 1 && len < SHORT {
                 self.batch.flush(self.shared);
             }
             self.alone = reads == 1;
-            read = match reads {
-                MAX_READS => Ok(None),
-                _ => from.1.recv_now(buffer),
-            };
+            if reads == MAX_READS {
+                break;
+            }
+            read = from.1.recv_now(buffer);
         }
         self.batch.flush(self.shared);
+        if let Some(first) = self.haste.note(reads, reads < MAX_READS) {
+            hurry(first);
+        }
         read.map(|_| ())
     }
 

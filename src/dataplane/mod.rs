@@ -24,6 +24,7 @@ mod activity;
 mod batch;
 mod capture;
 mod forwarding;
+mod haste;
 mod receive;
 
 use std::io;
