@@ -21,7 +21,7 @@ use super::haste::Haste;
 use super::{BUFFER, SHORT, Shared, Sighting, add};
 
 /// Reads after which datagrams that wait for more of their kind are sent, however busy the TAP is with others.
-const MAX_READS: usize = 64;
+const MAX_READS: u32 = 64;
 
 /// The header of a frame that is complete as it is.
 const NO_OFFLOAD: [u8; HEADER_LEN] = [0; HEADER_LEN];
@@ -135,9 +135,10 @@ impl<'a> Loop<'a> {
         buffer: &mut [u8],
         forwarding: &mut Snapshot<'_>,
     ) -> std::io::Result<()> {
-        let mut reads = 0;
+        let (mut reads, mut long) = (0, 0);
         while let Ok(Some(len)) = read {
             reads += 1;
+            long += u32::from(len >= SHORT);
             let bytes = buffer.get(..len).unwrap_or_default();
             self.capture(forwarding.load(), from, bytes);
             if self.alone && reads == 1 && len < SHORT {
@@ -150,7 +151,7 @@ impl<'a> Loop<'a> {
             read = from.1.recv_now(buffer);
         }
         self.batch.flush(self.shared);
-        if let Some(first) = self.haste.note(reads, reads < MAX_READS) {
+        if let Some(first) = self.haste.note(reads, long, reads < MAX_READS) {
             hurry(first);
         }
         read.map(|_| ())
