@@ -13,6 +13,8 @@
 
 use std::hint::black_box;
 
+use aws_lc_rs::aead as wide;
+use ring::aead as plain;
 use weft_wire::control::Suite;
 use weft_wire::packet::{Counter, HEADER_LEN, Header, TAG_LEN};
 
@@ -21,14 +23,14 @@ use weft_wire::packet::{Counter, HEADER_LEN, Header, TAG_LEN};
 #[derive(Debug)]
 pub(super) enum Key {
     /// With what AVX-512 brings, where it is. Wipes itself.
-    Wide(Box<aws_lc_rs::aead::LessSafeKey>),
+    Wide(Box<wide::LessSafeKey>),
     /// Everywhere else.
     Plain(Box<Overwritten>),
 }
 
 /// A key of ring's, which would leave it where it was.
 #[derive(Debug)]
-pub(super) struct Overwritten(ring::aead::LessSafeKey);
+pub(super) struct Overwritten(plain::LessSafeKey);
 
 /// A buffer that cannot hold a packet, or bytes that are not the packet they should be.
 pub(super) struct Unsealable;
@@ -44,24 +46,22 @@ impl Key {
     }
 
     fn wide(suite: Suite, key: &[u8; 32]) -> Self {
-        use aws_lc_rs::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
         let algorithm = match suite {
-            Suite::Aes256Gcm => &AES_256_GCM,
-            Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Suite::Aes256Gcm => &wide::AES_256_GCM,
+            Suite::ChaCha20Poly1305 => &wide::CHACHA20_POLY1305,
         };
         // Fails only for a key of another length.
         #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
-        let key = UnboundKey::new(algorithm, key).expect("a key of the right length");
-        Self::Wide(Box::new(LessSafeKey::new(key)))
+        let key = wide::UnboundKey::new(algorithm, key).expect("a key of the right length");
+        Self::Wide(Box::new(wide::LessSafeKey::new(key)))
     }
 
     fn plain(suite: Suite, key: &[u8; 32]) -> Self {
-        use ring::aead::{AES_256_GCM, CHACHA20_POLY1305};
         let algorithm = match suite {
-            Suite::Aes256Gcm => &AES_256_GCM,
-            Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Suite::Aes256Gcm => &plain::AES_256_GCM,
+            Suite::ChaCha20Poly1305 => &plain::CHACHA20_POLY1305,
         };
-        Self::Plain(Box::new(Overwritten(plain(algorithm, key))))
+        Self::Plain(Box::new(Overwritten(cipher(algorithm, key))))
     }
 
     /// Writes `header`, seals what stands between it and the last 16 bytes, writes the tag there.
@@ -72,25 +72,22 @@ impl Key {
         let (message, tag_room) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(Unsealable)?;
         *head = header.emit();
         let nonce = nonce(header.counter);
-        match self {
+        let tag = match self {
             Self::Wide(key) => {
-                use aws_lc_rs::aead::{Aad, Nonce};
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                let tag = key
-                    .seal_in_place_separate_tag(nonce, Aad::from(&*head), message)
-                    .map_err(|_| Unsealable)?;
-                *tag_room = tag.as_ref().try_into().map_err(|_| Unsealable)?;
+                let nonce = wide::Nonce::assume_unique_for_key(nonce);
+                key.seal_in_place_separate_tag(nonce, wide::Aad::from(&*head), message)
+                    .ok()
+                    .and_then(|tag| tag.as_ref().try_into().ok())
             }
             Self::Plain(key) => {
-                use ring::aead::{Aad, Nonce};
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                let tag = key
-                    .0
-                    .seal_in_place_separate_tag(nonce, Aad::from(&*head), message)
-                    .map_err(|_| Unsealable)?;
-                *tag_room = tag.as_ref().try_into().map_err(|_| Unsealable)?;
+                let nonce = plain::Nonce::assume_unique_for_key(nonce);
+                key.0
+                    .seal_in_place_separate_tag(nonce, plain::Aad::from(&*head), message)
+                    .ok()
+                    .and_then(|tag| tag.as_ref().try_into().ok())
             }
-        }
+        };
+        *tag_room = tag.ok_or(Unsealable)?;
         Ok(())
     }
 
@@ -105,39 +102,37 @@ impl Key {
             .split_first_chunk_mut::<HEADER_LEN>()
             .ok_or(Unsealable)?;
         let nonce = nonce(counter);
-        let message = match self {
+        let opened = match self {
             Self::Wide(key) => {
-                use aws_lc_rs::aead::{Aad, Nonce};
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                key.open_in_place(nonce, Aad::from(&*head), sealed)
-                    .map_err(|_| Unsealable)?
+                let nonce = wide::Nonce::assume_unique_for_key(nonce);
+                key.open_in_place(nonce, wide::Aad::from(&*head), sealed)
+                    .ok()
             }
             Self::Plain(key) => {
-                use ring::aead::{Aad, Nonce};
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                let Overwritten(key) = &**key;
-                key.open_in_place(nonce, Aad::from(&*head), sealed)
-                    .map_err(|_| Unsealable)?
+                let nonce = plain::Nonce::assume_unique_for_key(nonce);
+                key.0
+                    .open_in_place(nonce, plain::Aad::from(&*head), sealed)
+                    .ok()
             }
         };
-        Ok(message)
+        opened.map(|message| &*message).ok_or(Unsealable)
     }
 }
 
 impl Drop for Overwritten {
     /// Another key is written over this: in the same place, and as long, because it is of the same cipher.
     fn drop(&mut self) {
-        self.0 = plain(self.0.algorithm(), &[0; 32]);
+        self.0 = cipher(self.0.algorithm(), &[0; 32]);
         // As if somebody looked at it, so that the compiler leaves the writing in.
         black_box(&self.0);
     }
 }
 
-fn plain(algorithm: &'static ring::aead::Algorithm, key: &[u8; 32]) -> ring::aead::LessSafeKey {
+fn cipher(algorithm: &'static plain::Algorithm, key: &[u8; 32]) -> plain::LessSafeKey {
     // Fails only for a key of another length.
     #[expect(clippy::expect_used, reason = "both ciphers take a key of 32 bytes")]
-    let key = ring::aead::UnboundKey::new(algorithm, key).expect("a key of the right length");
-    ring::aead::LessSafeKey::new(key)
+    let key = plain::UnboundKey::new(algorithm, key).expect("a key of the right length");
+    plain::LessSafeKey::new(key)
 }
 
 /// Whether AES-256-GCM can be had 512 bits at a time.
