@@ -45,20 +45,13 @@ fn what_two_neighbours_told_parts_of_is_not_told_their_neighbours_again() {
 
 #[test]
 fn three_of_those_between_two_tell_what_is_new_whoever_of_them_goes() {
-    let mut switch = Switch::apart(10);
-    for between in 2..=9 {
-        switch.connect(1, between);
-        switch.connect(between, 10);
-    }
+    let mut switch = eight_between();
     let messages = tell_once(&mut switch);
     assert_eq!(messages, 8 + 3);
     for between in 2..=8 {
         switch.cut(between, 10);
         switch.run_secs(1);
-        let entry = record("y", between as u8);
-        switch.publish(1, &entry);
-        let took = switch.until(10, 1, &entry, true);
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert_told_soon(&mut switch, 1, 10, &record("y", between as u8));
     }
 }
 
@@ -110,19 +103,12 @@ fn those_whose_connection_carries_no_datagrams_are_told_of_each_other() {
 
 #[test]
 fn who_has_a_connection_without_datagrams_does_not_count_among_those_that_tell() {
-    let mut switch = Switch::apart(10);
-    for between in 2..=9 {
-        switch.connect(1, between);
-        switch.connect(between, 10);
-    }
+    let mut switch = eight_between();
     for between in 2..=8 {
         switch.cut_silently(between, 10);
         switch.publish(between, &link(name(10), false));
         switch.rest_behind_a_tick();
-        let entry = record("x", between as u8);
-        switch.publish(1, &entry);
-        let took = switch.until(10, 1, &entry, true);
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert_told_soon(&mut switch, 1, 10, &record("x", between as u8));
     }
 }
 
@@ -135,9 +121,23 @@ fn who_was_told_over_such_a_connection_is_told_again() {
     switch.cut_silently(1, 2);
     switch.publish(1, &link(name(2), false));
     switch.rest_behind_a_tick();
-    let entry = record("x", 1);
-    switch.publish(4, &entry);
-    let took = switch.until(2, 4, &entry, true);
+    assert_told_soon(&mut switch, 4, 2, &record("x", 1));
+}
+
+/// The first and the tenth of ten peers, with the other eight between them.
+fn eight_between() -> Switch {
+    let mut switch = Switch::apart(10);
+    for between in 2..=9 {
+        switch.connect(1, between);
+        switch.connect(between, 10);
+    }
+    switch
+}
+
+/// Has a peer say something that another one hears of as fast as news goes, long before anybody compares.
+fn assert_told_soon(switch: &mut Switch, from: u16, to: u16, entry: &Entry) {
+    switch.publish(from, entry);
+    let took = switch.until(to, from, entry, true);
     assert!(took < Duration::from_millis(200), "{took:?}");
 }
 
