@@ -227,11 +227,7 @@ fn a_mac_that_nobody_registered_is_told_when_it_has_lived_for_a_while() {
     }
     let lab = Lab::up("told", 2, 1, &[]);
     let speaker = lab.helper("c2", &["frames-as", "ethwe", STRANGER, "200", "50"]);
-    eventually("host1 is told of it", SOON, || {
-        let macs = macs(&lab, "host1");
-        let told = |mac: &Mac| mac.mac.to_string() == STRANGER && mac.known == Known::Told;
-        ensure(macs.iter().any(told), format!("{macs:?}"))
-    });
+    knows(&lab, "host1", STRANGER, |mac| mac.known == Known::Told);
     speaker.wait();
 }
 
@@ -242,11 +238,7 @@ fn a_router_that_ends_while_frames_come_leaves_no_mac_behind() {
     }
     let lab = Lab::up("last", 2, 1, &[]);
     let speaker = lab.helper("c2", &["frames-as", "ethwe", STRANGER, "20000", "1"]);
-    eventually("host1 sees it", SOON, || {
-        let macs = macs(&lab, "host1");
-        let seen = |mac: &Mac| mac.mac.to_string() == STRANGER;
-        ensure(macs.iter().any(seen), format!("{macs:?}"))
-    });
+    knows(&lab, "host1", STRANGER, |_| true);
     lab.ok("host2", &["weft", "stop"]);
     gone(&lab, "host1", STRANGER.parse().unwrap());
     drop(speaker);
@@ -307,16 +299,21 @@ fn macs(lab: &Lab, host: &str) -> Vec<Mac> {
 /// Waits until a host knows of a container with its address, by its being attached.
 #[track_caller]
 fn registered(lab: &Lab, host: &str, container: &Container, at: &str) {
-    eventually(&format!("{host} knows {}", container.mac), SOON, || {
+    knows(lab, host, &container.mac.to_string(), |mac| {
+        let mut addresses = mac.addresses.iter();
+        mac.nickname == at
+            && mac.known == Known::Registered
+            && addresses.any(|addr| addr.to_string() == container.addr)
+    });
+}
+
+/// Waits until a host knows of a MAC, as it should.
+#[track_caller]
+fn knows(lab: &Lab, host: &str, mac: &str, as_wanted: impl Fn(&Mac) -> bool) {
+    eventually(&format!("{host} knows {mac}"), SOON, || {
         let macs = macs(lab, host);
-        let here = macs.iter().any(|mac| {
-            let mut addresses = mac.addresses.iter();
-            mac.mac == container.mac
-                && mac.nickname == at
-                && mac.known == Known::Registered
-                && addresses.any(|addr| addr.to_string() == container.addr)
-        });
-        ensure(here, format!("{macs:?}"))
+        let mut found = macs.iter().filter(|entry| entry.mac.to_string() == mac);
+        ensure(found.any(&as_wanted), format!("{macs:?}"))
     });
 }
 
