@@ -14,7 +14,8 @@
 #               all of them unless named
 #
 # As root, and alone on the machine: both hosts and the load share its processors. While it runs, cubic is among
-# what the kernel allows for TCP; then that is as it was. Peers that are not installed are left out, and said so. $WEFT is the program (target/release/weft); build it first: cargo build --release --locked
+# what the kernel allows for TCP; then that is as it was. Peers that are not installed are left out, and said so.
+# $WEFT is the program (target/release/weft); build it first: cargo build --release --locked
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 rounds=3 folder="$here/results/$(date +%Y-%m-%d-%H%M)" quick='' parts=() harness=''
