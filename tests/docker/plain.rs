@@ -224,19 +224,20 @@ fn what_docker_prints_is_the_same_through_the_proxy() {
     bed.sh("node01", "mkdir /run/b && printf 'FROM busybox\\nCOPY f /f\\nRUN cat /f\\n' > /run/b/Dockerfile && head -c 3000000 /dev/zero > /run/b/f");
     // So that both builds below find the same in Docker's cache, and print the same.
     bed.sh("node01", "DOCKER_BUILDKIT=0 docker build -q /run/b");
-    // Docker by itself was seen to lose what is written to a container just attached to, which is said again and again
-    // therefore, and to leave who attaches waiting for ever, who is given three tries.
+    // Names have two letters at least, as Docker wants: with one of a single letter nothing is made, and `docker attach` or
+    // `docker rm` takes the letter for the beginning of another container's identifier. Docker by itself was seen to lose what is
+    // written to a container just attached to, which is said again and again therefore.
     for line in [
         "docker ps -a --format '{{.Names}} {{.Image}}'; docker images -q; docker version",
         "docker run --rm busybox sh -c 'echo out; echo err >&2; exit 3' 2>/run/err; echo $?; cat /run/err",
         "head -c 2000000 /dev/urandom > /run/in; docker run --rm -i busybox cat < /run/in | cmp - /run/in && echo same",
         "docker exec app01 sh -c 'echo out; exit 4'; echo $?; echo text | docker exec -i app01 cat",
         "script -qec 'docker exec -it app01 sh -c \"tty | tr -d 0-9; stty size\"' /dev/null",
-        "docker run -d --name l busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done' >/dev/null; docker logs -f l; docker rm l",
+        "docker run -d --name log01 busybox sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done' >/dev/null; docker logs -f log01; docker rm log01",
         "docker cp app01:/etc/group /run/g && cat /run/g; docker cp /run/in app01:/in && docker exec app01 wc -c /in",
-        "for try in 1 2 3; do docker run -d -i --name a busybox head -n 1 >/dev/null; said=$(while sleep 0.2; do echo said; done 2>/dev/null | timeout 10 docker attach a) && break; docker rm -f a >/dev/null; done; echo $said; docker wait a; docker rm a",
+        "docker run -d -i --name in01 busybox head -n 1 >/dev/null; while sleep 0.2; do echo said; done 2>/dev/null | docker attach in01; docker wait in01; docker rm in01",
         "DOCKER_BUILDKIT=0 docker build /run/b && docker save busybox | wc -c",
-        "since=$(date +%s); docker run --rm --name e busybox true; timeout 20 docker events --since $since --until $(($(date +%s) + 1)) --filter container=e --format '{{.Action}}'",
+        "since=$(date +%s); docker run --rm --name event01 busybox true; timeout 20 docker events --since $since --until $(($(date +%s) + 1)) --filter container=event01 --format '{{.Action}}'",
         "mkdir -p /run/c && cd /run/c && printf 'services:\\n  web:\\n    image: busybox\\n    command: sleep infinity\\n    stop_grace_period: 1s\\n' > docker-compose.yml && docker-compose up -d && docker-compose ps && docker-compose exec -T web cat /etc/passwd && docker-compose down",
         "docker inspect none; docker run --rm nosuchimage@sha256:0 2>&1; echo $?",
     ] {
