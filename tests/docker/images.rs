@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::bed::{Bed, WEFT};
 use super::command::{run, run_within, words};
 
-/// An image of a static busybox and nothing else.
+/// An image of a busybox and nothing else.
 pub(crate) const BUSYBOX: &str = "busybox";
 /// The image that the project's `Dockerfile` makes.
 pub(crate) const ROUTER: &str = "weft";
@@ -74,6 +74,7 @@ fn busybox(root: &Path) {
         fs::create_dir(root.join(folder)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    libraries(root, "/bin/busybox");
     for applet in run(&mut words(&["/bin/busybox", "--list"]))
         .success()
         .lines()
@@ -127,9 +128,9 @@ fn xtables() -> PathBuf {
     PathBuf::from(found.success().lines().next().unwrap())
 }
 
-/// Copies the libraries a program is linked with.
+/// Copies the libraries a program is linked with; of one that needs none `ldd` says so, and that it failed.
 fn libraries(root: &Path, program: &str) {
-    for line in run(&mut words(&["ldd", program])).success().lines() {
+    for line in run(&mut words(&["ldd", program])).printed.lines() {
         let path = line.split_whitespace().find(|word| word.starts_with('/'));
         if let Some(path) = path {
             copy(root, path);
