@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # side-by-side.sh - every case of the table in docs/performance.md, weft beside its peers, and what became of the targets.
 #
-#   bench/side-by-side.sh HARNESS [-r ROUNDS] [-o FOLDER] [-q] [PART...]
+#   bench/side-by-side.sh HARNESS [-r ROUNDS] [-o FOLDER] [-k] [-q] [PART...]
 #
 #     HARNESS   the folder of overlays.sh and measure.py, which make the hosts and measure
 #     -r        interleaved rounds of each part (3; the part trusted always gets two more)
 #     -o        where results are kept, one JSON line a run (bench/results/DATE)
+#     -k        keep what the kernel allows for TCP, as the harness alone does (see below)
 #     -q        short tests, to see that everything works; the figures are worth little
 #     PART      on        underlay with offloads: throughput, small packets, latency, processor time, memory
 #               off       every packet on the wire is at most 1500 bytes; also without GRO, and with 0.1 % loss
@@ -14,15 +15,16 @@
 #               all of them unless named
 #
 # As root, and alone on the machine: both hosts and the load share its processors. While it runs, cubic is among
-# what the kernel allows for TCP; then that is as it was. Peers that are not installed are left out, and said so.
+# what the kernel allows for TCP, unless -k; then that is as it was. Peers that are not installed are left out, and said so.
 # $WEFT is the program (target/release/weft); build it first: cargo build --release --locked
 set -eu
 here=$(dirname "$(readlink -f "$0")")
-rounds=3 folder="$here/results/$(date +%Y-%m-%d-%H%M)" quick='' parts=() harness=''
+rounds=3 folder="$here/results/$(date +%Y-%m-%d-%H%M)" keep='' quick='' parts=() harness=''
 while [ $# -gt 0 ]; do
   case $1 in
     -r) rounds=$2; shift ;;
     -o) folder=$2; shift ;;
+    -k) keep=yes ;;
     -q) quick=-q ;;
     on | off | loss | trusted) parts+=("$1") ;;
     -*) echo "side-by-side.sh: no option $1; the head of this file says what there is" >&2; exit 2 ;;
@@ -39,7 +41,7 @@ mkdir -p "$folder"
 # that, they would silently keep the machine's default; with one that paces itself (bbr) that is another measurement.
 allowed=/proc/sys/net/ipv4/tcp_allowed_congestion_control
 before=$(<"$allowed")
-if [[ " $before " != *" cubic "* ]]; then
+if [[ -z $keep && " $before " != *" cubic "* ]]; then
   trap 'echo "$before" >"$allowed"' EXIT
   echo "$before cubic" >"$allowed"
 fi
