@@ -21,6 +21,14 @@ pub(crate) fn hosts(count: usize) -> Bed {
         bed.sh(host, "echo nameserver 10.77.0.254 > /etc/resolv.conf");
     });
     bed.launch(&[]);
+    // Docker was seen once to answer nothing about plugins any more, and to start no task, after a swarm had begun while it
+    // called a plugin for the first time; which it does when the router makes its network.
+    for host in bed.names() {
+        eventually("Docker has weft's network", SOON, || {
+            let found = bed.on(&host, &["docker", "network", "inspect", "weft"]);
+            ensure(found.code == Some(0), found.said)
+        });
+    }
     bed
 }
 
