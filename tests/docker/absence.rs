@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::bed::Bed;
 use super::command::{PATIENCE, SOON, ensure, eventually};
 use super::images::BUSYBOX;
+use super::networks::network_is_there;
 
 const HOST: &str = "node01";
 
@@ -21,10 +22,7 @@ fn comes_up(bed: &Bed, within: Duration) -> Duration {
 fn dockerd_starts_and_serves_other_networks_whatever_became_of_weft() {
     let bed = Bed::up(1);
     bed.ok(HOST, &["weft", "launch"]);
-    eventually("Docker has the network weft", SOON, || {
-        let found = bed.on(HOST, &["docker", "network", "inspect", "weft"]);
-        ensure(found.code == Some(0), found.said)
-    });
+    network_is_there(&bed, HOST);
     for (name, net) in [("app01", "weft"), ("other", "bridge")] {
         let line = format!(
             "docker run -d --name {name} --net={net} --stop-timeout 1 --restart=always {BUSYBOX} sleep infinity"

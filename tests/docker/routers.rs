@@ -4,6 +4,7 @@
 use super::bed::Bed;
 use super::command::{SOON, ensure, eventually};
 use super::images::{self, BUSYBOX};
+use super::networks::network_is_there;
 
 /// How README.md says the router is run as a container, between `docker run` and the image.
 const RIGHTS: &str = "--net=host --pid=host --cap-add NET_ADMIN --cap-add SYS_ADMIN --device /dev/net/tun \
@@ -38,10 +39,7 @@ fn containers_on_three_hosts_find_each_other_by_name_with_routers_of_both_kinds(
         }
     }
     // The plugin is in the router's container too.
-    eventually("Docker has the network weft", SOON, || {
-        let found = bed.on("node03", &["docker", "network", "inspect", "weft"]);
-        ensure(found.code == Some(0), found.said)
-    });
+    network_is_there(&bed, "node03");
     start_container(&bed, "node03", "app04", &["--net=weft"]);
     bed.pings("node01", "app01", "app04");
     bed.pings("node03", "app04", "app01");

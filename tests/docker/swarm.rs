@@ -5,6 +5,7 @@ use std::process::Command;
 use super::bed::{Bed, INTERNET};
 use super::command::{PATIENCE, SOON, ensure, eventually, run};
 use super::images::{self, BUSYBOX};
+use super::networks::network_is_there;
 
 /// The driver's name as a swarm wants it.
 const DRIVER: &str = "weft2:latest";
@@ -23,12 +24,7 @@ pub(crate) fn hosts(count: usize) -> Bed {
     bed.launch(&[]);
     // Docker was seen once to answer nothing about plugins any more, and to start no task, after a swarm had begun while it
     // called a plugin for the first time; which it does when the router makes its network.
-    for host in bed.names() {
-        eventually("Docker has weft's network", SOON, || {
-            let found = bed.on(&host, &["docker", "network", "inspect", "weft"]);
-            ensure(found.code == Some(0), found.said)
-        });
-    }
+    bed.on_all(network_is_there);
     bed
 }
 
